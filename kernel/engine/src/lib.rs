@@ -1,0 +1,3 @@
+//! The engine: evcxr and rust-analyzer behind a small interface, in a process of their own.
+
+pub mod messages;

@@ -1,0 +1,145 @@
+//! What the server and the engine say to each other.
+//!
+//! One frame of `forklab_sys::channel` carries one value as JSON. Descriptors travel beside it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// From the server to the engine. Requests are answered one at a time and in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToEngine {
+    /// Compile a cell and have it run. Answered by `Evaluated`; on the way there, any number of
+    /// runs are asked for on the runner's channel ([`FromRunner::Run`]).
+    Evaluate {
+        /// Names the request; comes back in the answer.
+        id: u64,
+        /// The execution count, for `In [n]` in messages.
+        execution: u32,
+        /// The cell without magics and `!` lines; those lines are blank, so that lines keep their
+        /// numbers.
+        code: String,
+    },
+    /// Complete at a cursor. Answered by `Completed`.
+    Complete {
+        /// Names the request.
+        id: u64,
+        /// The text.
+        code: String,
+        /// A byte offset in it, on a character's border.
+        position: usize,
+    },
+    /// Explain what stands at a cursor. Answered by `Inspected`.
+    Inspect {
+        /// Names the request.
+        id: u64,
+        /// The text.
+        code: String,
+        /// A byte offset in it, on a character's border.
+        position: usize,
+    },
+    /// Leave. The closing of the channel means the same.
+    Quit,
+}
+
+/// From the engine to the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromEngine {
+    /// The engine can take requests.
+    Ready,
+    /// The engine cannot start.
+    Failed {
+        /// Why, and what to do, for the person.
+        message: String,
+    },
+    /// One descriptor comes with it: the server's end of the channel of a fresh standby, a fork of
+    /// the engine as it is now, asleep until something is sent to it. It speaks this protocol from
+    /// there on. An older standby leaves when its channel is closed.
+    Standby,
+    /// The compiler works on a crate that a `:dep` named.
+    Building {
+        /// The crate.
+        name: String,
+    },
+    /// The answer to `Evaluate`.
+    Evaluated {
+        /// Which.
+        id: u64,
+        /// What came of it.
+        verdict: Verdict,
+    },
+    /// The answer to `Complete`.
+    Completed {
+        /// Which.
+        id: u64,
+        /// Byte offset at which the replaced text begins.
+        start: usize,
+        /// Byte offset at which it ends.
+        end: usize,
+        /// What may stand there, and what kind of thing it is.
+        matches: Vec<(String, String)>,
+    },
+    /// The answer to `Inspect`.
+    Inspected {
+        /// Which.
+        id: u64,
+        /// Text by MIME type; empty where nothing is known.
+        found: BTreeMap<String, String>,
+    },
+}
+
+/// What came of an evaluation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Compiled, run, and its definitions are there. What the worker reported is the server's to show.
+    Committed {
+        /// What `:` commands want shown, by MIME type.
+        display: BTreeMap<String, String>,
+    },
+    /// The code did not compile, or a command failed. Nothing has changed.
+    Rejected(Rejection),
+    /// The run was answered with [`ToRunner::Dropped`]: the definitions are as before the cell.
+    RolledBack,
+}
+
+/// Why a cell was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// `CompileError`, `CommandError` or `EngineError`.
+    pub kind: String,
+    /// One line, without colour: `error[E0308]: mismatched types (In [3], line 2, column 9)`.
+    pub message: String,
+    /// For the person, coloured with ANSI, lines as rustc shows them.
+    pub rendered: Vec<String>,
+}
+
+/// From the runner (the process that evcxr believes to be its child) to the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromRunner {
+    /// Run this function. Answered by one `ToRunner::Ran` or `ToRunner::Dropped`.
+    Run {
+        /// The shared object.
+        library: PathBuf,
+        /// The symbol.
+        function: String,
+    },
+}
+
+/// From the server to the runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToRunner {
+    /// The function returned.
+    Ran {
+        /// A panic ended the user's code.
+        panicked: bool,
+        /// A `?` ended the user's code.
+        failed: bool,
+        /// Variables whose stored type is not the expected one any more.
+        lost_variables: Vec<String>,
+    },
+    /// The worker died, or the cell was interrupted; the worker's state is as before the run.
+    Dropped,
+    /// The engine died; forget what is half said. What was asked before is not answered any more.
+    Reset,
+}

@@ -1,0 +1,181 @@
+//! A typed channel between two of our processes: frames with descriptors over a UNIX socket.
+//!
+//! A frame is its length (four bytes, little endian) and that many bytes of JSON. Descriptors ride
+//! on the first byte of the frame's length, so that they arrive with their own frame and no other.
+//! One frame is written by one thread at a time; `Channel` is therefore not `Sync`.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The most descriptors that one frame may carry.
+pub const MAX_DESCRIPTORS: usize = 8;
+
+/// The longest frame that is believed; a longer one is an error of the peer's.
+const MAX_FRAME: usize = 256 << 20;
+
+/// One end of a channel that sends `S` and receives `R`.
+#[derive(Debug)]
+pub struct Channel<S, R> {
+    stream: UnixStream,
+    types: PhantomData<fn(S) -> R>,
+}
+
+/// A received value and the descriptors that came with it.
+#[derive(Debug)]
+pub struct Received<R> {
+    /// The value.
+    pub value: R,
+    /// Its descriptors, close-on-exec.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
+    /// Two connected streams, both close-on-exec: socketpair(2).
+    ///
+    /// # Errors
+    /// Those of socketpair(2).
+    pub fn pair() -> io::Result<(UnixStream, UnixStream)> {
+        UnixStream::pair()
+    }
+
+    /// Speaks the channel's protocol over a connected stream.
+    pub fn new(stream: UnixStream) -> Self {
+        Channel { stream, types: PhantomData }
+    }
+
+    /// Gives the stream back. Nothing is buffered on this side, so nothing is lost.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
+    /// Sends one value; returns when the kernel has all of it.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the peer is gone, or those of sendmsg(2).
+    pub fn send(&self, value: &S) -> io::Result<()> {
+        self.send_with(value, &[])
+    }
+
+    /// Sends one value with descriptors. They stay open here; the peer gets duplicates.
+    ///
+    /// # Errors
+    /// As [`Channel::send`]; `InvalidInput` for more than [`MAX_DESCRIPTORS`].
+    pub fn send_with(&self, value: &S, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if descriptors.len() > MAX_DESCRIPTORS {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one frame"));
+        }
+        let body = serde_json::to_vec(value)?;
+        let mut frame = Vec::with_capacity(4 + body.len());
+        frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        frame.extend_from_slice(&body);
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+        let sent = loop {
+            let parts = [IoSlice::new(&frame)];
+            match sendmsg::<()>(self.stream.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => break other?,
+            }
+        };
+        (&self.stream).write_all(&frame[sent..])
+    }
+
+    /// Waits for one value. `None` when the peer has closed the channel between two frames.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when it was closed within a frame, `InvalidData` when the frame is not a
+    /// value of the channel's type, or those of recvmsg(2).
+    pub fn receive(&self) -> io::Result<Option<Received<R>>> {
+        let mut length = [0u8; 4];
+        let mut descriptors = Vec::new();
+        let first = self.receive_first(&mut length, &mut descriptors)?;
+        if first == 0 {
+            return Ok(None);
+        }
+        (&self.stream).read_exact(&mut length[first..])?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > MAX_FRAME {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that long is not ours"));
+        }
+        let mut body = vec![0; length];
+        (&self.stream).read_exact(&mut body)?;
+        let value = serde_json::from_slice(&body)?;
+        Ok(Some(Received { value, descriptors }))
+    }
+
+    fn receive_first(&self, length: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+        let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        loop {
+            let mut parts = [IoSliceMut::new(length)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let message = match recvmsg::<()>(self.stream.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                // The peer left with something of ours unread: as gone as by closing.
+                Err(nix::errno::Errno::ECONNRESET) => return Ok(0),
+                other => other?,
+            };
+            for control in message.cmsgs()? {
+                if let ControlMessageOwned::ScmRights(raw) = control {
+                    // SAFETY: recvmsg(2) has just made these descriptors for this process, and
+                    // nothing else knows them yet.
+                    descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                }
+            }
+            return Ok(message.bytes);
+        }
+    }
+}
+
+impl<S, R> AsFd for Channel<S, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_and_descriptors_arrive_together() -> io::Result<()> {
+        let (a, b) = Channel::<String, String>::pair()?;
+        let (a, b) = (Channel::<String, u8>::new(a), Channel::<u8, String>::new(b));
+        let (mut reader, writer) = io::pipe()?;
+        a.send_with(&"with".to_owned(), &[writer.as_fd()])?;
+        a.send(&"without".to_owned())?;
+        drop(writer);
+        let first = b.receive()?.expect("the channel is open");
+        let second = b.receive()?.expect("the channel is open");
+        assert_eq!((first.value.as_str(), first.descriptors.len()), ("with", 1));
+        assert_eq!((second.value.as_str(), second.descriptors.len()), ("without", 0));
+        for fd in first.descriptors {
+            std::fs::File::from(fd).write_all(b"through")?;
+        }
+        let mut text = String::new();
+        reader.read_to_string(&mut text)?;
+        assert_eq!(text, "through");
+        drop(a);
+        assert!(b.receive()?.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_sockets_buffer_passes() -> io::Result<()> {
+        let (a, b) = Channel::<String, String>::pair()?;
+        let (a, b) = (Channel::<String, String>::new(a), Channel::<String, String>::new(b));
+        let text = "x".repeat(4 << 20);
+        let sender = std::thread::spawn({
+            let text = text.clone();
+            move || a.send(&text)
+        });
+        assert_eq!(b.receive()?.expect("the channel is open").value, text);
+        sender.join().expect("the sender does not panic")
+    }
+}

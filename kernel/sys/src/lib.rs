@@ -1,0 +1,8 @@
+//! The system below forklab, as small safe types: processes, terminals, channels with descriptors,
+//! sockets that name their writer. All `unsafe` of the project lives here.
+
+#![allow(unsafe_code)]
+
+pub mod process;
+
+pub mod channel;

@@ -1,0 +1,1 @@
+//! Fork, wait, kill and leave.
