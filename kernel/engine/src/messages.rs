@@ -56,7 +56,10 @@ pub enum FromEngine {
     /// One descriptor comes with it: the server's end of the channel of a fresh standby, a fork of
     /// the engine as it is now, asleep until something is sent to it. It speaks this protocol from
     /// there on. An older standby leaves when its channel is closed.
-    Standby,
+    Standby {
+        /// The standby's process.
+        pid: i32,
+    },
     /// The compiler works on a crate that a `:dep` named.
     Building {
         /// The crate.
@@ -140,6 +143,8 @@ pub enum ToRunner {
     },
     /// The worker died, or the cell was interrupted; the worker's state is as before the run.
     Dropped,
+    /// The worker's variables are gone for good. The runner leaves, so that evcxr forgets them too.
+    StateLost,
     /// The engine died; forget what is half said. What was asked before is not answered any more.
     Reset,
 }
