@@ -1,1 +1,392 @@
-//! Fork, wait, kill and leave.
+//! Fork, wait, kill and leave: the life of a process, with types for its pid, its signals and the
+//! way it ended.
+//!
+//! Waiting and reaping are two steps here. A child that has ended is a zombie, and its pid stays
+//! its own, until somebody reaps it; so whoever looks first and reaps later can signal a pid in
+//! between without hitting a stranger. Terminals, checkpoints and process trees do not live here.
+
+use std::fmt;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use nix::libc;
+
+/// The number of a process: always positive, so that it can never mean a group or everybody, as
+/// 0 and negative numbers do to kill(2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pid(i32);
+
+impl Pid {
+    /// The process that asks: getpid(2). Never cached; after a fork the child gets its own.
+    pub fn this() -> Pid {
+        // SAFETY: getpid(2) takes nothing, changes nothing and cannot fail.
+        Pid(unsafe { libc::getpid() })
+    }
+
+    /// The parent of the process that asks: getppid(2). `None` where the parent lives in another
+    /// pid namespace and has no number here.
+    pub fn parent() -> Option<Pid> {
+        // SAFETY: getppid(2) takes nothing, changes nothing and cannot fail.
+        Pid::from_raw(unsafe { libc::getppid() })
+    }
+
+    /// A pid from a number. `None` for zero and below, which name groups.
+    pub const fn from_raw(pid: i32) -> Option<Pid> {
+        if pid > 0 { Some(Pid(pid)) } else { None }
+    }
+
+    /// The number, for system calls, `/proc` and messages.
+    pub const fn as_raw(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<Pid> for nix::unistd::Pid {
+    fn from(pid: Pid) -> Self {
+        nix::unistd::Pid::from_raw(pid.0)
+    }
+}
+
+impl PartialEq<i32> for Pid {
+    fn eq(&self, other: &i32) -> bool {
+        self.0 == *other
+    }
+}
+
+/// A signal, real-time signals included. It prints as its name: `SIGKILL`, `SIGRTMIN+3`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Signal(i32);
+
+impl Signal {
+    /// The terminal is gone.
+    pub const HUP: Signal = Signal(libc::SIGHUP);
+    /// Ctrl-C.
+    pub const INT: Signal = Signal(libc::SIGINT);
+    /// Ctrl-\.
+    pub const QUIT: Signal = Signal(libc::SIGQUIT);
+    /// abort(3).
+    pub const ABRT: Signal = Signal(libc::SIGABRT);
+    /// Ends a process; it can neither be caught nor ignored.
+    pub const KILL: Signal = Signal(libc::SIGKILL);
+    /// An access to memory that is not there.
+    pub const SEGV: Signal = Signal(libc::SIGSEGV);
+    /// A write to a pipe that nobody can read.
+    pub const PIPE: Signal = Signal(libc::SIGPIPE);
+    /// A timer of alarm(2).
+    pub const ALRM: Signal = Signal(libc::SIGALRM);
+    /// Asks a process to end.
+    pub const TERM: Signal = Signal(libc::SIGTERM);
+    /// A child has ended, stopped or gone on.
+    pub const CHLD: Signal = Signal(libc::SIGCHLD);
+    /// Lets a stopped process go on.
+    pub const CONT: Signal = Signal(libc::SIGCONT);
+    /// Stops a process; it can neither be caught nor ignored.
+    pub const STOP: Signal = Signal(libc::SIGSTOP);
+    /// Ctrl-Z.
+    pub const TSTP: Signal = Signal(libc::SIGTSTP);
+    /// For the user's own ends.
+    pub const USR1: Signal = Signal(libc::SIGUSR1);
+    /// For the user's own ends.
+    pub const USR2: Signal = Signal(libc::SIGUSR2);
+
+    /// A signal from its number. `None` for a number that is no signal on this system.
+    pub fn from_raw(signal: i32) -> Option<Signal> {
+        (1..=libc::SIGRTMAX()).contains(&signal).then_some(Signal(signal))
+    }
+
+    /// The number, as `kill -l` counts.
+    pub const fn as_raw(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Ok(known) = nix::sys::signal::Signal::try_from(self.0) {
+            return f.pad(known.as_str());
+        }
+        // nix knows no real-time signals, and glibc keeps the first of them for itself.
+        match self.0 - libc::SIGRTMIN() {
+            0 => f.pad("SIGRTMIN"),
+            above if above > 0 => f.pad(&format!("SIGRTMIN+{above}")),
+            _ => f.pad(&format!("signal {}", self.0)),
+        }
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<nix::sys::signal::Signal> for Signal {
+    fn from(signal: nix::sys::signal::Signal) -> Self {
+        Signal(signal as i32)
+    }
+}
+
+/// How a process ended. It prints as `exit status 3` or `killed by SIGSEGV (core dumped)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExitStatus {
+    /// It left by itself, with this status (0 to 255; 0 means success).
+    Exited(i32),
+    /// A signal ended it.
+    Signaled {
+        /// Which.
+        signal: Signal,
+        /// Whether it left a core.
+        core: bool,
+    },
+}
+
+impl ExitStatus {
+    /// Whether it left by itself with status 0.
+    pub fn success(self) -> bool {
+        self == ExitStatus::Exited(0)
+    }
+
+    /// The status with which it left; `None` when a signal ended it. WEXITSTATUS of wait(2).
+    pub fn code(self) -> Option<i32> {
+        match self {
+            ExitStatus::Exited(code) => Some(code),
+            ExitStatus::Signaled { .. } => None,
+        }
+    }
+
+    /// The signal that ended it; `None` when it left by itself. WTERMSIG of wait(2).
+    pub fn signal(self) -> Option<Signal> {
+        match self {
+            ExitStatus::Exited(_) => None,
+            ExitStatus::Signaled { signal, .. } => Some(signal),
+        }
+    }
+
+    /// Whether it left a core. WCOREDUMP of wait(2).
+    pub fn core_dumped(self) -> bool {
+        matches!(self, ExitStatus::Signaled { core: true, .. })
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitStatus::Exited(code) => write!(f, "exit status {code}"),
+            ExitStatus::Signaled { signal, core: false } => write!(f, "killed by {signal}"),
+            ExitStatus::Signaled { signal, core: true } => write!(f, "killed by {signal} (core dumped)"),
+        }
+    }
+}
+
+impl From<std::process::ExitStatus> for ExitStatus {
+    fn from(status: std::process::ExitStatus) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        match status.signal() {
+            Some(signal) => ExitStatus::Signaled { signal: Signal(signal), core: status.core_dumped() },
+            None => ExitStatus::Exited(status.code().expect("a process left by itself or by a signal")),
+        }
+    }
+}
+
+/// Who one is after a fork.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a child that does not know that it is one runs on as a second parent"]
+pub enum Fork {
+    /// The process that forked, and its new child.
+    Parent(Pid),
+    /// The new process.
+    Child,
+}
+
+/// Makes a copy of this process: fork(2). Buffered output is copied too; flush it before.
+///
+/// # Safety
+/// Of all threads only the caller's goes on in the child, and whatever lock another thread held
+/// stays locked there for ever. The caller's process has one thread, or the child calls nothing but
+/// async-signal-safe functions until it leaves or execs.
+///
+/// # Errors
+/// `WouldBlock` when the user or the machine has too many processes, `OutOfMemory`.
+pub unsafe fn fork() -> io::Result<Fork> {
+    // SAFETY: the caller vouches for the threads, which is all that fork(2) asks for.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(Pid(pid))),
+    }
+}
+
+/// Ends this process at once: _exit(2). Nothing is flushed, no destructor and no atexit(3) handler
+/// runs. Only the low eight bits of the status reach the parent.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit(2) is async-signal-safe, touches no memory and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Waits until a child has ended and leaves it a zombie, to be reaped later.
+///
+/// # Errors
+/// ECHILD when it is no child of this process, has been reaped already, or when SIGCHLD is ignored
+/// (children are then reaped by the kernel and their status is lost).
+pub fn wait(child: Pid) -> io::Result<ExitStatus> {
+    let found = wait_id(libc::P_PID, child.0, libc::WNOWAIT)?;
+    Ok(found.expect("waitid(2) without WNOHANG returns with a child").1)
+}
+
+/// Whether a child has ended, and how, without waiting for it and without reaping it.
+/// `None` while it lives.
+///
+/// # Errors
+/// As [`wait`].
+pub fn peek(child: Pid) -> io::Result<Option<ExitStatus>> {
+    Ok(wait_id(libc::P_PID, child.0, libc::WNOWAIT | libc::WNOHANG)?.map(|(_, status)| status))
+}
+
+/// Reaps a child if it has ended, without waiting for it: its pid is free from then on.
+/// `None` while it lives.
+///
+/// # Errors
+/// As [`wait`].
+pub fn reap(child: Pid) -> io::Result<Option<ExitStatus>> {
+    Ok(wait_id(libc::P_PID, child.0, libc::WNOHANG)?.map(|(_, status)| status))
+}
+
+/// Some child that has ended, left a zombie. `None` when there are children and all live.
+///
+/// # Errors
+/// ECHILD when there is no child at all.
+pub fn peek_any() -> io::Result<Option<(Pid, ExitStatus)>> {
+    wait_id(libc::P_ALL, 0, libc::WNOWAIT | libc::WNOHANG)
+}
+
+/// Reaps some child that has ended. `None` when there are children and all live.
+///
+/// # Errors
+/// ECHILD when there is no child at all.
+pub fn reap_any() -> io::Result<Option<(Pid, ExitStatus)>> {
+    wait_id(libc::P_ALL, 0, libc::WNOHANG)
+}
+
+/// waitid(2) for ended children, taken up again after a signal's handler.
+///
+/// waitid and not waitpid(2): only the first can look without reaping.
+fn wait_id(kind: libc::idtype_t, id: i32, flags: i32) -> io::Result<Option<(Pid, ExitStatus)>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    loop {
+        // SAFETY: `info` is writable and of the right size for the length of the call.
+        if unsafe { libc::waitid(kind, id as libc::id_t, info.as_mut_ptr(), libc::WEXITED | flags) } == 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: all zeroes is a valid siginfo_t, and waitid(2) has written over it or left it so.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: si_pid is valid for what waitid(2) writes, and zero where it found nobody.
+    let Some(pid) = Pid::from_raw(unsafe { info.si_pid() }) else { return Ok(None) };
+    // SAFETY: si_status is valid for what waitid(2) writes.
+    let status = unsafe { info.si_status() };
+    let status = match info.si_code {
+        libc::CLD_EXITED => ExitStatus::Exited(status),
+        code => ExitStatus::Signaled { signal: Signal(status), core: code == libc::CLD_DUMPED },
+    };
+    Ok(Some((pid, status)))
+}
+
+/// Sends a signal to one process: kill(2). A zombie takes it and nothing happens.
+///
+/// # Errors
+/// ESRCH when there is no such process (any more), `PermissionDenied` when it is another user's.
+pub fn kill(process: Pid, signal: Signal) -> io::Result<()> {
+    // SAFETY: kill(2) takes two numbers, and a `Pid` is positive: one process and no group.
+    match unsafe { libc::kill(process.0, signal.0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A descriptor of a process, which poll(2) finds readable once the process has ended:
+/// pidfd_open(2). Close-on-exec. A child stays to be reaped.
+///
+/// # Errors
+/// ESRCH when there is no such process, EMFILE when this process has too many open files.
+pub fn open_pidfd(process: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process.0, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor has just been made for this process, and nothing else knows it yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A child that does nothing but what is async-signal-safe: the harness has many threads.
+    fn child(task: fn() -> !) -> io::Result<Pid> {
+        // SAFETY: the tasks below call _exit(2), kill(2), getpid(2) and pause(2) only.
+        match unsafe { fork() }? {
+            Fork::Parent(pid) => Ok(pid),
+            Fork::Child => task(),
+        }
+    }
+
+    #[test]
+    fn a_status_is_seen_before_it_is_reaped() -> io::Result<()> {
+        let pid = child(|| exit_now(7))?;
+        assert_eq!(wait(pid)?, ExitStatus::Exited(7));
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        assert!(stat.contains(") Z "), "a zombie, not reaped: {stat}");
+        assert_eq!(peek(pid)?, Some(ExitStatus::Exited(7)));
+        assert_eq!(reap(pid)?, Some(ExitStatus::Exited(7)));
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+        assert_eq!(reap(pid).map_err(|e| e.raw_os_error()), Err(Some(libc::ECHILD)));
+        Ok(())
+    }
+
+    #[test]
+    fn signals_real_time_ones_too_are_told() -> io::Result<()> {
+        let pid = child(|| {
+            let _ = kill(Pid::this(), Signal(libc::SIGRTMIN() + 3));
+            exit_now(0)
+        })?;
+        assert_eq!(wait(pid)?.to_string(), "killed by SIGRTMIN+3");
+        reap(pid)?;
+        let pid = child(|| {
+            loop {
+                nix::unistd::pause();
+            }
+        })?;
+        assert_eq!(peek(pid)?, None, "it lives");
+        let ended = open_pidfd(pid)?;
+        kill(pid, Signal::KILL)?;
+        let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&ended), nix::poll::PollFlags::POLLIN)];
+        assert_eq!(nix::poll::poll(&mut fds, 10_000u16), Ok(1));
+        assert_eq!(reap(pid)?.map(|s| s.to_string()).as_deref(), Some("killed by SIGKILL"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_pid_is_one_process() {
+        assert_eq!(Pid::from_raw(0), None);
+        assert_eq!(Pid::from_raw(-1), None);
+        assert_eq!(Pid::this().as_raw() as u32, std::process::id());
+    }
+}
