@@ -6,3 +6,6 @@
 pub mod process;
 
 pub mod channel;
+
+pub mod alone;
+pub mod inherit;

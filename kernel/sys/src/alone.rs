@@ -1,0 +1,56 @@
+//! What only a process with one thread may do: fork and go on as both, and change its environment.
+//!
+//! Both are unsound next to another thread, and both are sound without one; so each function here
+//! counts the threads first, and refuses where there is more than one.
+
+use std::ffi::OsStr;
+use std::io;
+
+use crate::process::{self, Fork};
+
+/// How many threads this process has: the entries of `/proc/self/task`.
+///
+/// # Errors
+/// Those of reading `/proc`.
+pub fn threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Makes a copy of this process that goes on as freely as this one: fork(2).
+///
+/// # Errors
+/// `ResourceBusy` when there is another thread, or those of [`process::fork`].
+pub fn fork() -> io::Result<Fork> {
+    check()?;
+    // SAFETY: this thread is the only one, and nobody else can start one before the fork.
+    unsafe { process::fork() }
+}
+
+/// Sets an environment variable of this process, or removes it.
+///
+/// # Errors
+/// `ResourceBusy` when there is another thread.
+pub fn set_variable(name: &str, value: Option<&OsStr>) -> io::Result<()> {
+    check()?;
+    // SAFETY: this thread is the only one, so nobody reads the environment meanwhile.
+    unsafe {
+        match value {
+            Some(value) => std::env::set_var(name, value),
+            None => std::env::remove_var(name),
+        }
+    }
+    Ok(())
+}
+
+/// Gives memory that the allocator holds but nobody uses back to the system: malloc_trim(3).
+pub fn trim_memory() {
+    // SAFETY: malloc_trim(3) takes the allocator's own locks and moves nothing that is in use.
+    unsafe { nix::libc::malloc_trim(0) };
+}
+
+fn check() -> io::Result<()> {
+    match threads()? {
+        1 => Ok(()),
+        n => Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("the process has {n} threads"))),
+    }
+}
