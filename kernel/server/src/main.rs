@@ -1,1 +1,11 @@
-fn main() {}
+//! The one binary of forklab. Every process of ours is this program in another role.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // cargo calls the wrapper with rustc's arguments, so the role cannot be a subcommand there.
+    if std::env::var_os("FORKLAB_RUSTC_WRAPPER").is_some() {
+        forklab_engine::wrapper::main();
+    }
+    forklab_server::cli::main()
+}

@@ -1,0 +1,106 @@
+//! The command line: a subcommand for each thing a person does, and one for each role that our
+//! own processes play.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use nix::unistd::{dup, dup2_stdin, dup2_stdout};
+use tracing_subscriber::EnvFilter;
+
+/// A Jupyter kernel for Rust whose cells fork real processes.
+#[derive(Debug, Parser)]
+#[command(name = "forklab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Serve one notebook (Jupyter calls this)
+    Kernel {
+        /// The connection file that Jupyter wrote
+        #[arg(long, short = 'f', value_name = "FILE")]
+        connection_file: PathBuf,
+    },
+    /// Own the processes of a notebook (the kernel calls this)
+    #[command(hide = true)]
+    Supervisor {
+        #[arg(long)]
+        runtime_dir: PathBuf,
+    },
+    /// Run cells (the supervisor calls this)
+    #[command(hide = true)]
+    Worker,
+    /// Compile cells (the kernel calls this)
+    #[command(hide = true)]
+    Engine {
+        #[arg(long)]
+        build_dir: PathBuf,
+    },
+    /// Stand between evcxr and the worker (the engine calls this)
+    #[command(hide = true)]
+    Runner,
+}
+
+/// Runs the role that the command line names.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")))
+        .with_writer(std::io::stderr)
+        .init();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("forklab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(role: Role) -> Result<(), Box<dyn std::error::Error>> {
+    match role {
+        Role::Kernel { connection_file } => crate::kernel::serve(&connection_file),
+        Role::Supervisor { runtime_dir } => Ok(forklab_worker::supervisor::main(take_stdin()?, runtime_dir)?),
+        Role::Worker => Ok(forklab_worker::worker::main()?),
+        Role::Engine { build_dir } => {
+            let (channel, runner) = (take_stdin()?, take_stdout()?);
+            Ok(forklab_engine::main(channel, runner, build_dir, data_dir())?)
+        }
+        Role::Runner => Ok(forklab_engine::runner::main()?),
+    }
+}
+
+/// Where `forklab install` put the library and the prepared build directory.
+pub fn data_dir() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("FORKLAB_DATA") {
+        return Some(named.into());
+    }
+    let program = std::env::current_exe().ok()?;
+    let data = program.parent()?.parent()?.join("share/forklab");
+    data.is_dir().then_some(data)
+}
+
+/// The stream that a role got as its standard input, which becomes `/dev/null`.
+fn take_stdin() -> std::io::Result<UnixStream> {
+    let stream = dup(std::io::stdin())?;
+    dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(close_on_exec(stream)?.into())
+}
+
+/// The stream that a role got as its standard output, which becomes `/dev/null`.
+fn take_stdout() -> std::io::Result<UnixStream> {
+    let stream = dup(std::io::stdout())?;
+    dup2_stdout(std::fs::File::options().write(true).open("/dev/null")?)?;
+    Ok(close_on_exec(stream)?.into())
+}
+
+fn close_on_exec(stream: OwnedFd) -> std::io::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    fcntl(&stream, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(stream)
+}

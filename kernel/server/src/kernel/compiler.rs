@@ -1,0 +1,214 @@
+//! The server's handle on the engine, its standby and its runner.
+//!
+//! The engine can die at any moment, by a panic in rust-analyzer or by a kill. Then the standby,
+//! a fork of it from after the last cell, takes over: the server speaks to the standby's channel
+//! as it spoke to the engine's. The runner outlives both.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use forklab_engine::messages::{FromEngine, FromRunner, ToEngine, ToRunner};
+use forklab_sys::channel::{Channel, Received};
+
+use super::far::wait_until;
+
+/// How long the engine may take to leave; it has nothing to save.
+const LEAVE: Duration = Duration::from_millis(300);
+
+/// Whether requests can be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Warming up.
+    Starting,
+    /// Waiting for a request.
+    Idle,
+    /// Working on the request with this number.
+    Busy(u64),
+    /// There is no engine, and none can be had; the text says why.
+    Failed(String),
+}
+
+/// The running engine.
+#[derive(Debug)]
+pub struct Compiler {
+    program: PathBuf,
+    runtime: PathBuf,
+    channel: Channel<ToEngine, FromEngine>,
+    runner: Channel<ToRunner, FromRunner>,
+    standby: Option<(i32, UnixStream)>,
+    /// The engine that was spawned; after a take-over, a zombie that has been reaped.
+    child: Child,
+    /// The process that is the engine now.
+    pid: i32,
+    state: State,
+    next_id: u64,
+}
+
+/// What took over after an engine's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Successor {
+    /// The standby: everything is as it was before the last request.
+    Standby,
+    /// A new engine that knows nothing of the notebook.
+    Fresh,
+    /// Nothing.
+    None,
+}
+
+impl Compiler {
+    /// Starts an engine. Its build directory is `runtime/build`.
+    ///
+    /// # Errors
+    /// Those of socketpair(2), fork(2) and execve(2).
+    pub fn start(program: &Path, runtime: &Path) -> io::Result<Compiler> {
+        let (channel, runner, child) = spawn(program, runtime)?;
+        Ok(Compiler {
+            program: program.to_owned(),
+            runtime: runtime.to_owned(),
+            channel,
+            runner,
+            standby: None,
+            pid: child.id() as i32,
+            child,
+            state: State::Starting,
+            next_id: 1,
+        })
+    }
+
+    /// Whether requests can be sent.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Sends a request, made from its number; the number is returned.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the engine is gone. Its end is then seen on its descriptor as well.
+    pub fn request(&mut self, request: impl FnOnce(u64) -> ToEngine) -> io::Result<u64> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.state = State::Busy(id);
+        self.channel.send(&request(id))?;
+        Ok(id)
+    }
+
+    /// Waits for the next message; `None` when the engine is gone. Standbys are kept here.
+    ///
+    /// # Errors
+    /// Those of `Channel::receive`.
+    pub fn receive(&mut self) -> io::Result<Option<FromEngine>> {
+        let Some(Received { value, descriptors }) = self.channel.receive()? else { return Ok(None) };
+        match &value {
+            FromEngine::Ready => self.state = State::Idle,
+            FromEngine::Failed { message } => self.state = State::Failed(message.clone()),
+            // The older standby leaves when its channel is dropped here.
+            FromEngine::Standby { pid } => {
+                self.standby = descriptors.into_iter().next().map(|fd| (*pid, UnixStream::from(fd)));
+            }
+            FromEngine::Evaluated { id, .. } | FromEngine::Completed { id, .. } | FromEngine::Inspected { id, .. } => {
+                if self.state == State::Busy(*id) {
+                    self.state = State::Idle;
+                }
+            }
+            FromEngine::Building { .. } => {}
+        }
+        Ok(Some(value))
+    }
+
+    /// The runner's channel, for what it asks and what it is answered.
+    pub fn runner(&self) -> &Channel<ToRunner, FromRunner> {
+        &self.runner
+    }
+
+    /// Ends the engine in the middle of its work; its channel then closes. Programs that it runs
+    /// (cargo, rustc) end with it.
+    pub fn kill(&mut self) {
+        end_engine(self.pid);
+    }
+
+    /// After the engine's end: lets its successor take over.
+    pub fn take_over(&mut self) -> Successor {
+        let _ = self.child.wait();
+        let failed = matches!(self.state, State::Failed(_));
+        if let Some((pid, standby)) = self.standby.take() {
+            self.pid = pid;
+            self.channel = Channel::new(standby);
+            // What the dead engine had asked of the runner is not answered any more.
+            let _ = self.runner.send(&ToRunner::Reset);
+            self.state = State::Idle;
+            return Successor::Standby;
+        }
+        if failed || self.state == State::Starting {
+            if !failed {
+                self.state = State::Failed("the compiler process ended while it was starting; see the kernel's log".into());
+            }
+            return Successor::None;
+        }
+        match spawn(&self.program, &self.runtime) {
+            Ok((channel, runner, child)) => {
+                self.pid = child.id() as i32;
+                (self.channel, self.runner, self.child) = (channel, runner, child);
+                self.state = State::Starting;
+                Successor::Fresh
+            }
+            Err(error) => {
+                self.state = State::Failed(format!("the compiler process cannot be started again: {error}"));
+                Successor::None
+            }
+        }
+    }
+
+    /// Ends the engine and its standby.
+    pub fn leave(mut self) {
+        let _ = self.channel.send(&ToEngine::Quit);
+        drop((self.channel, self.standby.take(), self.runner));
+        if !wait_until(&mut self.child, Instant::now() + LEAVE) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl AsFd for Compiler {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+/// Kills an engine and the programs that it runs, but neither its standby nor its runner, which
+/// are this program too.
+fn end_engine(pid: i32) {
+    let own = forklab_sys::procfs::name_of(std::process::id() as i32);
+    let mut doomed = forklab_sys::procfs::descendants(pid);
+    doomed.retain(|pid| forklab_sys::procfs::name_of(*pid) != own);
+    for pid in std::iter::once(pid).chain(doomed) {
+        // One that has ended by itself in the meantime is not an error.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+type Spawned = (Channel<ToEngine, FromEngine>, Channel<ToRunner, FromRunner>, Child);
+
+fn spawn(program: &Path, runtime: &Path) -> io::Result<Spawned> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let (our_runner, their_runner) = UnixStream::pair()?;
+    let child = Command::new(program)
+        .arg("engine")
+        .arg("--build-dir")
+        .arg(runtime.join("build"))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::from(OwnedFd::from(their_runner)))
+        .spawn()?;
+    Ok((Channel::new(ours), Channel::new(our_runner), child))
+}
+
+/// Requests that wait for the engine's answer.
+pub type Pending<T> = HashMap<u64, T>;
+
+/// Text by MIME type.
+pub type Bundle = BTreeMap<String, String>;

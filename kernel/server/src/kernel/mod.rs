@@ -1,0 +1,320 @@
+//! The kernel: one loop that owns everything the notebook is.
+//!
+//! The world's events (messages of a front end, of the supervisor, of the engine and its runner,
+//! output of cells, deadlines) come in through poll(2), one [`Event`] at a time, and every change
+//! of state happens here, in one thread. Nothing in this module waits for a cell, a compiler or a
+//! front end: what takes time is asked for by a message, and the answer is an event.
+
+mod compiler;
+mod execution;
+mod far;
+mod history;
+mod input;
+mod magics;
+mod output;
+mod report;
+mod requests;
+mod show;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use forklab_engine::messages::FromEngine;
+use forklab_worker::messages::{CellId, FromSupervisor};
+use jupyter_protocol::messaging::{ReplyError, Status, StreamContent};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use self::compiler::Compiler;
+use self::execution::Execution;
+use self::far::Far;
+use self::history::History;
+use self::output::{Output, Piece, Stream};
+use crate::jupyter::{Connection, FrontEnd, Incoming};
+
+/// As much of one stream is read before others have their turn.
+const READ_AT_ONCE: usize = 1 << 20;
+/// More than a socket can hold: a cell's end delivers at most this much of each stream.
+const READ_AT_END: usize = 8 << 20;
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// A signal for the server.
+    Signal,
+    /// The front end has sent something, or has room again.
+    FrontEnd,
+    /// The supervisor has something to say, or is gone.
+    Supervisor,
+    /// The engine has something to say, or is gone.
+    Engine,
+    /// The runner has something to say.
+    Runner,
+    /// Processes of a cell have written, or all of them are gone.
+    Output(CellId),
+}
+
+/// Whether the loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Leave,
+}
+
+/// The output of a cell that processes can still write to.
+#[derive(Debug)]
+struct LiveOutput {
+    output: Output,
+    /// The request that it belongs to, also after the cell's end.
+    parent: Rc<Incoming>,
+}
+
+/// The state of a notebook.
+struct Kernel {
+    front: FrontEnd,
+    signals: SignalFd,
+    far: Far,
+    compiler: Compiler,
+    runner_open: bool,
+    program: std::path::PathBuf,
+    runtime: tempfile::TempDir,
+    outputs: BTreeMap<CellId, LiveOutput>,
+    queue: VecDeque<Rc<Incoming>>,
+    running: Option<Execution>,
+    analyses: compiler::Pending<requests::Analysis>,
+    /// The cells' sources, for the lines of errors.
+    sources: report::Sources,
+    history: History,
+    count: u32,
+    next_cell: u64,
+    /// Something that happened between cells and that the next cell's person has to know.
+    must_tell: Option<ReplyError>,
+    buffer: Vec<u8>,
+}
+
+/// Serves one notebook until it is shut down.
+///
+/// # Errors
+/// A connection file that cannot be used, ports that cannot be bound, or processes that cannot be
+/// started.
+pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let connection = Connection::read(connection)?;
+    let program = std::env::current_exe()?;
+    // Blocked before any thread starts, so that no thread takes a signal that is for the loop.
+    // SIGINT is taken and ignored: front ends interrupt by message, and a Ctrl-C in the terminal
+    // of a Jupyter server goes to every process of its group.
+    let mut mask = SigSet::empty();
+    mask.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let front = FrontEnd::bind(connection)?;
+    front.iopub(None, Status::starting());
+    let runtime = tempfile::Builder::new().prefix("forklab-").tempdir()?;
+    let far = Far::start(&program, runtime.path())?;
+    let compiler = Compiler::start(&program, runtime.path())?;
+    let kernel = Kernel {
+        front,
+        signals,
+        far,
+        compiler,
+        runner_open: true,
+        program,
+        runtime,
+        outputs: BTreeMap::new(),
+        queue: VecDeque::new(),
+        running: None,
+        analyses: compiler::Pending::new(),
+        sources: report::Sources::new(),
+        history: History::default(),
+        count: 0,
+        next_cell: 0,
+        must_tell: None,
+        buffer: vec![0; 256 << 10],
+    };
+    kernel.run()
+}
+
+impl Kernel {
+    fn run(mut self) -> Result<(), Box<dyn std::error::Error>> {
+        self.front.iopub(None, Status::idle());
+        loop {
+            for event in self.wait()? {
+                if self.handle(event)? == Flow::Leave {
+                    self.leave();
+                    return Ok(());
+                }
+            }
+            self.send_ready_output(Instant::now());
+        }
+    }
+
+    /// Waits for events, or for the next deadline. Returns what has happened.
+    fn wait(&self) -> io::Result<Vec<Event>> {
+        let mut events = vec![Event::Signal, Event::FrontEnd, Event::Supervisor, Event::Engine];
+        let mut descriptors =
+            vec![self.signals.as_fd(), self.front.as_fd(), self.far.as_fd(), self.compiler.as_fd()];
+        if self.runner_open {
+            events.push(Event::Runner);
+            descriptors.push(self.compiler.runner().as_fd());
+        }
+        // While the front end has no room, output stays with its writers, who then wait too.
+        if self.front.iopub_room() {
+            for (cell, live) in &self.outputs {
+                for descriptor in live.output.descriptors() {
+                    events.push(Event::Output(*cell));
+                    descriptors.push(descriptor);
+                }
+            }
+        }
+        let mut polled: Vec<PollFd<'_>> = descriptors.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut polled, self.timeout()) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
+        let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        let mut events: Vec<Event> =
+            events.into_iter().zip(&polled).filter(|(_, fd)| happened(fd)).map(|(event, _)| event).collect();
+        events.dedup();
+        Ok(events)
+    }
+
+    fn timeout(&self) -> PollTimeout {
+        let next = self.outputs.values().filter_map(|live| live.output.deadline()).min();
+        match next {
+            None => PollTimeout::NONE,
+            Some(deadline) => {
+                let wait = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> io::Result<Flow> {
+        match event {
+            Event::Signal => return Ok(self.on_signal()),
+            Event::FrontEnd => return Ok(self.on_front_end()),
+            Event::Supervisor => self.on_supervisor()?,
+            Event::Engine => self.on_engine()?,
+            Event::Runner => self.on_runner_event()?,
+            Event::Output(cell) => self.on_output(cell),
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn on_signal(&mut self) -> Flow {
+        match self.signals.read_signal() {
+            Ok(Some(signal)) if signal.ssi_signo == Signal::SIGINT as u32 => Flow::Continue,
+            Ok(Some(_)) => Flow::Leave,
+            Ok(None) | Err(_) => Flow::Continue,
+        }
+    }
+
+    fn on_supervisor(&mut self) -> io::Result<()> {
+        match self.far.receive() {
+            Ok(Some(FromSupervisor::Ended { cell, outcome })) => self.on_ended(cell, outcome),
+            Ok(Some(FromSupervisor::WantsInput { pid })) => self.on_wants_input(pid),
+            Ok(Some(FromSupervisor::InputCancelled { pid })) => self.on_input_cancelled(pid),
+            Ok(Some(FromSupervisor::Worker { pid })) => tracing::debug!(pid = pid.0, "the worker"),
+            Ok(Some(FromSupervisor::Processes { .. })) => {}
+            Ok(Some(other)) => self.on_far_trouble(&other),
+            end @ (Ok(None) | Err(_)) => {
+                tracing::error!(?end, "the supervisor ended");
+                let fresh = Far::start(&self.program, self.runtime.path())?;
+                std::mem::replace(&mut self.far, fresh).leave();
+                self.far_side_ended();
+            }
+        }
+        Ok(())
+    }
+
+    fn on_engine(&mut self) -> io::Result<()> {
+        match self.compiler.receive() {
+            Ok(Some(FromEngine::Ready)) => self.engine_free(),
+            Ok(Some(FromEngine::Failed { message })) => {
+                tracing::error!(%message, "no engine");
+                self.engine_free();
+            }
+            Ok(Some(FromEngine::Standby { .. })) => {}
+            Ok(Some(FromEngine::Building { name })) => tracing::info!(%name, "building a dependency"),
+            Ok(Some(FromEngine::Evaluated { id, verdict })) => self.on_evaluated(id, verdict),
+            Ok(Some(FromEngine::Completed { id, start, end, matches })) => {
+                self.on_completed(id, Some((start, end, matches)));
+                self.engine_free();
+            }
+            Ok(Some(FromEngine::Inspected { id, found })) => {
+                self.on_inspected(id, found);
+                self.engine_free();
+            }
+            end @ (Ok(None) | Err(_)) => {
+                tracing::warn!(?end, "the engine ended");
+                let successor = self.compiler.take_over();
+                self.runner_open = true;
+                self.drop_analyses();
+                self.engine_ended(successor);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_runner_event(&mut self) -> io::Result<()> {
+        match self.compiler.runner().receive() {
+            Ok(Some(received)) => self.on_runner(received.value),
+            // The engine's end says what there is to say.
+            Ok(None) | Err(_) => self.runner_open = false,
+        }
+        Ok(())
+    }
+
+    fn on_output(&mut self, cell: CellId) {
+        let Some(live) = self.outputs.get_mut(&cell) else { return };
+        live.output.read(&mut self.buffer, READ_AT_ONCE);
+    }
+
+    /// Publishes what has waited long enough, and forgets cells that nobody can write to.
+    fn send_ready_output(&mut self, now: Instant) {
+        for live in self.outputs.values_mut() {
+            publish(&self.front, &live.parent, live.output.ready(now));
+        }
+        let running = self.running_cell();
+        self.outputs.retain(|cell, live| Some(*cell) == running || !live.output.is_over());
+    }
+
+    /// Delivers everything that was written to a cell's sockets before this call. What the worker
+    /// wrote before its function returned is among it: a write to a socket is in its queue when
+    /// write(2) returns, and the worker reports after that.
+    fn deliver_all(&mut self, cell: CellId) {
+        let Some(live) = self.outputs.get_mut(&cell) else { return };
+        live.output.read(&mut self.buffer, READ_AT_END);
+        publish(&self.front, &live.parent, live.output.take_all());
+    }
+
+    fn leave(mut self) {
+        self.abort_queued();
+        self.far.leave();
+        self.compiler.leave();
+        for (_, mut live) in std::mem::take(&mut self.outputs) {
+            live.output.read(&mut self.buffer, READ_AT_END);
+            publish(&self.front, &live.parent, live.output.take_all());
+        }
+        self.front.close();
+        if let Err(error) = self.runtime.close() {
+            tracing::warn!(%error, "the runtime directory was not removed");
+        }
+    }
+}
+
+fn publish(front: &FrontEnd, parent: &Incoming, pieces: Vec<Piece>) {
+    for piece in pieces {
+        let content = match piece.stream {
+            Stream::Stdout => StreamContent::stdout(&piece.text),
+            Stream::Stderr => StreamContent::stderr(&piece.text),
+        };
+        front.iopub(Some(parent), content);
+    }
+}

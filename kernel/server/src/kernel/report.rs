@@ -1,0 +1,183 @@
+//! What a person is told about a cell that did not end well.
+//!
+//! Every failure is one `error` message and a reply with the same three fields. Graders read
+//! `ename`, people read the traceback.
+
+use std::collections::HashMap;
+
+use forklab_engine::messages::Rejection;
+use forklab_sys::process::Signal;
+use forklab_worker::messages::{Exit, Location, Outcome, Panic, Report};
+use jupyter_protocol::messaging::ReplyError;
+
+use super::magics::MagicError;
+
+const RED: &str = "\x1b[1;31m";
+const BLUE: &str = "\x1b[1;34m";
+const BOLD: &str = "\x1b[1m";
+const RESET: &str = "\x1b[0m";
+
+/// The sources of the cells so far, by execution count.
+pub type Sources = HashMap<u32, String>;
+
+/// An error with these fields, its first line in colour, and further lines under it.
+fn error(ename: &str, evalue: impl Into<String>, lines: impl IntoIterator<Item = String>) -> ReplyError {
+    let evalue = evalue.into();
+    let first = format!("{RED}{ename}{RESET}{BOLD}: {evalue}{RESET}");
+    let traceback = std::iter::once(first).chain(lines).collect();
+    ReplyError { ename: ename.to_owned(), evalue, traceback }
+}
+
+/// A magic that was not understood.
+pub fn magic(magic: &MagicError, execution: u32) -> ReplyError {
+    error("MagicError", format!("{} (In [{execution}], line {})", magic.message, magic.line), [])
+}
+
+/// Code that did not compile.
+pub fn rejected(rejection: Rejection) -> ReplyError {
+    ReplyError { ename: rejection.kind, evalue: rejection.message, traceback: rejection.rendered }
+}
+
+/// The engine could not do its part.
+pub fn engine(message: impl Into<String>) -> ReplyError {
+    error("EngineError", message, [])
+}
+
+/// The far side could not do its part.
+pub fn kernel(message: impl Into<String>) -> ReplyError {
+    error("KernelError", message, [])
+}
+
+/// The person interrupted the cell.
+pub fn interrupted(restored: Option<bool>) -> ReplyError {
+    let processes = match restored {
+        None => "",
+        Some(_) => "; its processes were ended",
+    };
+    error("Interrupted", format!("the cell was interrupted{processes}{}", state(restored)), [])
+}
+
+/// What the outcome of a run means for the cell: nothing, or an error.
+pub fn outcome(outcome: &Outcome, sources: &Sources) -> Option<ReplyError> {
+    match outcome {
+        Outcome::Returned(report) => returned(report, sources),
+        Outcome::NotRun { message } => Some(kernel(message.clone())),
+        Outcome::Died { how, restored } => Some(died(*how, *restored)),
+        Outcome::Interrupted { restored } => Some(interrupted(Some(*restored))),
+    }
+}
+
+fn returned(report: &Report, sources: &Sources) -> Option<ReplyError> {
+    if let Some(panic) = &report.panic {
+        return Some(panicked(panic, sources));
+    }
+    report.error.as_ref().map(|message| error("Error", message.clone(), ["a `?` ended the cell with this error".to_owned()]))
+}
+
+fn panicked(panic: &Panic, sources: &Sources) -> ReplyError {
+    let Some(place) = &panic.location else {
+        let note = "the cell's own panic hook was in force, so the line is not known".to_owned();
+        return error("Panic", panic.message.clone(), [note]);
+    };
+    let evalue = format!("{} ({})", panic.message, describe(place));
+    let lines = place.execution.and_then(|execution| excerpt(sources.get(&execution)?, place)).unwrap_or_default();
+    let mut error = error("Panic", evalue, lines);
+    error.traceback[0] = format!("{RED}Panic{RESET}{BOLD}: {}{RESET}\n {BLUE}-->{RESET} {}", panic.message, describe(place));
+    error
+}
+
+fn describe(place: &Location) -> String {
+    match place.execution {
+        Some(execution) => format!("In [{execution}], line {}, column {}", place.line, place.column),
+        None => format!("{}, line {}, column {}", place.file, place.line, place.column),
+    }
+}
+
+/// The line of the cell with a caret under the column, as rustc draws it.
+fn excerpt(source: &str, place: &Location) -> Option<Vec<String>> {
+    let line = source.lines().nth(place.line.checked_sub(1)? as usize)?;
+    let number = place.line.to_string();
+    let gutter = " ".repeat(number.len());
+    let column = place.column.saturating_sub(1) as usize;
+    let indent: String = line.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    Some(vec![
+        format!("{BLUE}{gutter} |{RESET}"),
+        format!("{BLUE}{number} |{RESET} {line}"),
+        format!("{BLUE}{gutter} |{RESET} {indent}{RED}^{RESET}"),
+    ])
+}
+
+fn died(how: Exit, restored: bool) -> ReplyError {
+    let (ename, what) = match how {
+        Exit::Exited(status) => ("Exit".to_owned(), format!("the cell left its process with exit({status})")),
+        Exit::Signaled { signal, .. } => {
+            let name = Signal::from_raw(signal).map_or_else(|| format!("signal {signal}"), |signal| signal.to_string());
+            let meaning = meaning(signal).map_or_else(String::new, |meaning| format!(" ({meaning})"));
+            (name.clone(), format!("{name}{meaning} ended the cell's process"))
+        }
+    };
+    error(&ename, format!("{what}{}", state(Some(restored))), [])
+}
+
+fn state(restored: Option<bool>) -> &'static str {
+    match restored {
+        None => "; nothing of it had run",
+        Some(true) => "; the state before the cell was restored",
+        Some(false) => "; the variables of earlier cells are lost, run their cells again",
+    }
+}
+
+/// What the commoner signals mean, in signal(7)'s words.
+fn meaning(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "hangup",
+        2 => "interrupt",
+        4 => "illegal instruction",
+        6 => "abort, also a stack overflow in Rust",
+        7 => "bus error",
+        8 => "arithmetic error",
+        9 => "killed",
+        11 => "segmentation fault",
+        13 => "write to a pipe that nobody reads",
+        14 => "alarm",
+        15 => "termination",
+        _ => return None,
+    })
+}
+
+/// A process read its input where nobody can be asked.
+pub fn input_refused(pid: i32) -> ReplyError {
+    let what = format!("process {pid} asked for input, but nobody can be asked here; it got end of file");
+    let help = "put the answers into the cell: `%%stdin \"first answer\" \"second answer\"`".to_owned();
+    error("InputRefused", what, [help])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(how: Exit) -> ReplyError {
+        outcome(&Outcome::Died { how, restored: true }, &Sources::new()).expect("a death is an error")
+    }
+
+    #[test]
+    fn an_exit_and_a_signal_are_named() {
+        assert_eq!(exit(Exit::Exited(0)).ename, "Exit");
+        assert!(exit(Exit::Exited(0)).evalue.contains("exit(0)"));
+        let error = exit(Exit::Signaled { signal: 11, core: false });
+        assert_eq!(error.ename, "SIGSEGV");
+        assert!(error.evalue.contains("restored"), "{}", error.evalue);
+        assert_eq!(exit(Exit::Signaled { signal: 35, core: false }).ename, "signal 35");
+    }
+
+    #[test]
+    fn a_panic_shows_its_line() {
+        let place = Location { execution: Some(3), file: "lib.rs".into(), line: 2, column: 5 };
+        let panic = Panic { message: "boom".into(), location: Some(place) };
+        let report = Report { panic: Some(panic), ..Report::default() };
+        let sources = Sources::from([(3, "let x = 1;\nlet y = f();".to_owned())]);
+        let error = outcome(&Outcome::Returned(report), &sources).expect("a panic is an error");
+        assert_eq!((error.ename.as_str(), error.evalue.as_str()), ("Panic", "boom (In [3], line 2, column 5)"));
+        assert!(error.traceback.join("\n").contains("let y = f();"), "{:?}", error.traceback);
+    }
+}
