@@ -26,6 +26,12 @@ enum Role {
         #[arg(long, short = 'f', value_name = "FILE")]
         connection_file: PathBuf,
     },
+    /// Install this binary, the library for cells and the kernelspec
+    Install(crate::install::InstallArgs),
+    /// Remove exactly what install put there
+    Uninstall(crate::install::UninstallArgs),
+    /// Check everything that cells need, and say what to do
+    Doctor(crate::doctor::DoctorArgs),
     /// Own the processes of a notebook (the kernel calls this)
     #[command(hide = true)]
     Supervisor {
@@ -65,6 +71,10 @@ pub fn main() -> ExitCode {
 fn run(role: Role) -> Result<(), Box<dyn std::error::Error>> {
     match role {
         Role::Kernel { connection_file } => crate::kernel::serve(&connection_file),
+        Role::Install(arguments) => Ok(crate::install::install(&arguments)?),
+        Role::Uninstall(arguments) => Ok(crate::install::uninstall(&arguments)?),
+        Role::Doctor(arguments) if crate::doctor::doctor(&arguments)? => Ok(()),
+        Role::Doctor(_) => Err("see the lines marked BAD".into()),
         Role::Supervisor { runtime_dir } => Ok(forklab_worker::supervisor::main(take_stdin()?, runtime_dir)?),
         Role::Worker => Ok(forklab_worker::worker::main()?),
         Role::Engine { build_dir } => {

@@ -2,5 +2,7 @@
 //! installation. What runs cells and what compiles them live in crates of their own.
 
 pub mod cli;
+pub mod doctor;
+pub mod install;
 pub mod jupyter;
 pub mod kernel;

@@ -1,0 +1,137 @@
+//! Jupyter as a person has it: is it there, does it know the kernel, does a cell run through it?
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::Finding;
+use super::checks::first_line;
+use crate::install::places::Places;
+
+/// How long a cell may take from the start of the kernel on, on a slow machine.
+const CELL_LIMIT: Duration = Duration::from_secs(120);
+
+const INSTALL_JUPYTER: &str = "install it where you like, e.g.: python3 -m venv ~/jupyter && ~/jupyter/bin/pip install jupyterlab\n\
+                               and put it on PATH: export PATH=~/jupyter/bin:$PATH";
+
+/// A cell that only a kernel of processes can answer.
+const CELL: &str = "\
+use forklab::Process;\n\
+let mut child = Process::new(|| println!(\"child of {}\", std::os::unix::process::parent_id()));\n\
+child.start().unwrap();\n\
+child.join().unwrap();\n\
+println!(\"parent {}\", std::process::id());\n";
+
+pub(super) fn present() -> Finding {
+    if first_line("jupyter", &["kernelspec", "--version"]).is_none() {
+        return Finding::bad("jupyter was not found on PATH", INSTALL_JUPYTER);
+    }
+    match first_line("jupyter", &["lab", "--version"]) {
+        Some(version) => Finding::good(format!("JupyterLab {version}")),
+        None => {
+            Finding::fair("jupyter is there, JupyterLab is not", "pip install jupyterlab, in jupyter's environment")
+        }
+    }
+}
+
+pub(super) fn kernelspec() -> Finding {
+    let output = Command::new("jupyter").args(["kernelspec", "list", "--json"]).stdin(Stdio::null()).output();
+    let text = match output {
+        Ok(output) if output.status.success() => output.stdout,
+        _ => return Finding::bad("jupyter does not list its kernels", "see the line \"jupyter\""),
+    };
+    let list: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let entry = &list["kernelspecs"]["forklab"];
+    if entry.is_null() {
+        return Finding::bad("jupyter does not know the kernel", advice_on_unknown());
+    }
+    let program = entry["spec"]["argv"][0].as_str().unwrap_or_default();
+    let directory = entry["resource_dir"].as_str().unwrap_or_default();
+    judge(program, directory)
+}
+
+/// The kernel is known: does its kernelspec lead to this binary?
+fn judge(program: &str, directory: &str) -> Finding {
+    let run_install = "run install.sh again";
+    if !Path::new(program).is_file() {
+        return Finding::bad(format!("{directory} names {program}, which is not there"), run_install);
+    }
+    let same =
+        fs::canonicalize(program).ok() == std::env::current_exe().ok().and_then(|own| fs::canonicalize(own).ok());
+    if !same {
+        return Finding::fair(
+            format!("jupyter starts {program}, which is not the forklab that you ask now"),
+            format!("ask that one: {program} doctor; or remove one of the two with install.sh --uninstall"),
+        );
+    }
+    Finding::good(directory)
+}
+
+fn advice_on_unknown() -> String {
+    match Places::of_this_executable() {
+        Some(places) if places.kernelspec.is_dir() => format!(
+            "it is in {}, where this jupyter does not look:\n\
+             install into jupyter's own environment (install.sh --sys-prefix), or set JUPYTER_PATH={}",
+            places.kernelspec.display(),
+            places.kernelspec.parent().and_then(Path::parent).unwrap_or(Path::new("/")).display()
+        ),
+        _ => "run install.sh".to_owned(),
+    }
+}
+
+/// Starts the kernel as a notebook would and runs one cell that forks.
+pub(super) fn run_a_cell() -> Finding {
+    let started = Instant::now();
+    match through_jupyter() {
+        Ok(output) => {
+            let pid_after =
+                |word: &str| output.lines().find_map(|line| line.strip_prefix(word)?.trim().parse::<u32>().ok());
+            let (child, parent) = (pid_after("child of "), pid_after("parent "));
+            if child.is_some() && child == parent {
+                Finding::good(format!(
+                    "forked and was joined, {:.1} s with the kernel's start",
+                    started.elapsed().as_secs_f32()
+                ))
+            } else {
+                Finding::bad(
+                    format!("a cell ran, but did not show its child: {}", output.trim()),
+                    "report this, with the text above",
+                )
+            }
+        }
+        Err(error) => Finding::bad(
+            format!("the kernel did not run a cell: {error}"),
+            "mend the lines above; if they are good: jupyter run --kernel forklab FILE shows more",
+        ),
+    }
+}
+
+/// What the cell printed, through `jupyter run` and the installed kernelspec.
+fn through_jupyter() -> io::Result<String> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("cell.rs");
+    fs::write(&file, CELL)?;
+    let mut command = Command::new("jupyter");
+    command.args(["run", "--kernel", "forklab"]).arg(&file);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut stdout = child.stdout.take().expect("it was asked for");
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map(|_| text)
+    });
+    let deadline = Instant::now() + CELL_LIMIT;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            // Its end closes the kernel's sockets, and the kernel is ended by Jupyter's own watch.
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} s", CELL_LIMIT.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    reader.join().expect("reading does not panic")
+}
