@@ -9,3 +9,8 @@ pub mod channel;
 
 pub mod alone;
 pub mod inherit;
+pub mod capture;
+pub mod pty;
+
+#[cfg(feature = "zeromq")]
+pub mod zeromq;
