@@ -1,0 +1,94 @@
+//! The engine's own environment: variables and descriptors, set once while it has one thread.
+//!
+//! evcxr and cargo take most of their configuration from variables. Those that a person's shell may
+//! hold and that would change what a cell means are taken away here.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use forklab_sys::alone::set_variable;
+
+/// Set for cargo's children: the binary is called in rustc's place.
+pub const WRAPPER_VARIABLE: &str = "FORKLAB_RUSTC_WRAPPER";
+
+/// Taken away: they would make cargo build something else or elsewhere, or evcxr believe that it is
+/// its own child.
+const UNWANTED: &[&str] = &[
+    "EVCXR_IS_RUNTIME",
+    "EVCXR_RUSTC_WRAPPER",
+    "EVCXR_FORCE_DYLIB",
+    "EVCXR_CACHE_ENABLED",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_BUILD_TARGET",
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_INCREMENTAL",
+    "CARGO_TERM_COLOR",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "RUST_BACKTRACE",
+    "RUST_LIB_BACKTRACE",
+];
+
+/// The places below the build directory that are ours and not evcxr's.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// evcxr's directory: `Cargo.toml`, `src`, `target`.
+    pub build: PathBuf,
+}
+
+impl Places {
+    /// What evcxr generated last.
+    pub fn generated(&self) -> PathBuf {
+        self.build.join("src/lib.rs")
+    }
+
+    /// The sources of all cells, for the wrapper.
+    pub fn cells(&self) -> PathBuf {
+        self.build.join("src").join(crate::wrapper::CELLS)
+    }
+
+    /// While this exists the runner runs nothing.
+    pub fn rehearsal(&self) -> PathBuf {
+        self.build.join(".forklab-rehearsal")
+    }
+
+    /// Where evcxr looks for a person's configuration, which would change what cells mean.
+    fn configuration(&self) -> PathBuf {
+        self.build.join(".forklab-configuration")
+    }
+}
+
+/// Sets the environment of an engine that builds in `places`.
+///
+/// # Errors
+/// `ResourceBusy` when there is more than one thread, or those of finding the own executable.
+pub fn set(places: &Places) -> io::Result<()> {
+    for name in UNWANTED {
+        set_variable(name, None)?;
+    }
+    let binary = executable()?;
+    set_variable("EVCXR_TMPDIR", Some(places.build.as_os_str()))?;
+    set_variable("EVCXR_CONFIG_DIR", Some(places.configuration().as_os_str()))?;
+    set_variable("RUSTC_WORKSPACE_WRAPPER", Some(binary.as_os_str()))?;
+    set_variable(WRAPPER_VARIABLE, Some(OsStr::new("1")))?;
+    set_variable("CARGO_TERM_PROGRESS_WHEN", Some(OsStr::new("never")))
+}
+
+/// The file that this process runs.
+///
+/// # Errors
+/// Those of reading `/proc/self/exe`.
+pub fn executable() -> io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// Lets nothing that evcxr or rust-analyzer print to stdout reach anybody.
+///
+/// # Errors
+/// Those of opening `/dev/null` and of dup2(2).
+pub fn silence_stdout() -> io::Result<()> {
+    let nothing = File::options().write(true).open(Path::new("/dev/null"))?;
+    nix::unistd::dup2_stdout(&nothing)?;
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! The runner: the process that evcxr believes to be its evaluation process.
+//!
+//! It runs nothing. It reads evcxr's lines on its stdin, asks the server for the run, and writes what
+//! evcxr expects on its stdout. The lines of evcxr's protocol stand here and nowhere else.
+//!
+//! It outlives its engine: a standby that takes over holds the same two pipes. It ends when the
+//! server's end of the channel closes. Between two runs it listens to both sides; during a run only
+//! to the server.
+//!
+//! An engine that dies leaves half a conversation. The server sends `Reset` before it sends anything
+//! to the standby, and the runner always looks at the channel before it looks at its stdin; so when
+//! the standby's first line comes, the reset has been done: the run that was waited for is not
+//! waited for any more, and lines that nobody has read are taken out of both pipes.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use forklab_sys::channel::Channel;
+use forklab_sys::inherit;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::messages::{FromRunner, ToRunner};
+
+/// The environment variable with the number of the channel's descriptor.
+pub(crate) const CHANNEL_VARIABLE: &str = "FORKLAB_RUNNER_CHANNEL";
+/// The environment variable with the path of a file; while it exists, nothing is run and evcxr is
+/// told that all went well. For the engine's own cells at its start.
+pub(crate) const REHEARSAL_VARIABLE: &str = "FORKLAB_RUNNER_REHEARSAL";
+
+const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE\n";
+const PANICKED: &str = "EVCXR_PANIC_NOTIFICATION\n";
+const FAILED: &str = "EVCXR_ERROR_OCCURRED\n";
+const LOST: &str = "EVCXR_VARIABLE_CHANGED_TYPE:";
+/// Not UTF-8: evcxr gives the evaluation up, keeps its state from before, and keeps its child.
+const DROPPED: &[u8] = b"\xff\n";
+/// What evcxr's error says then, in std's words.
+pub(crate) const DROPPED_MESSAGE: &str = "stream did not contain valid UTF-8";
+
+/// The role `runner`: serves until one of its two sides is gone.
+///
+/// # Errors
+/// `NotFound` without the channel's descriptor, or those of the channel.
+pub fn main() -> io::Result<()> {
+    let channel = Channel::new(UnixStream::from(inherit::take_over(CHANNEL_VARIABLE)?));
+    // evcxr keeps a thread that reads this process's stderr. It ends with the stderr, and the engine
+    // can fork only without it.
+    let nothing = File::options().write(true).open("/dev/null")?;
+    nix::unistd::dup2_stderr(&nothing)?;
+    let rehearsal = std::env::var_os(REHEARSAL_VARIABLE).map(PathBuf::from);
+    Runner { channel, rehearsal, unread: Vec::new(), runs: 0 }.serve()
+}
+
+struct Runner {
+    channel: Channel<FromRunner, ToRunner>,
+    rehearsal: Option<PathBuf>,
+    /// What has been read of evcxr's lines and not yet been done.
+    unread: Vec<u8>,
+    runs: u64,
+}
+
+/// What the next thing to do is.
+enum Next {
+    Line(String),
+    Message(ToRunner),
+    End,
+}
+
+impl Runner {
+    fn serve(mut self) -> io::Result<()> {
+        loop {
+            match self.next()? {
+                Next::Line(line) => {
+                    let Some((library, function)) = parse(&line) else { continue };
+                    if !self.run(library, function)? {
+                        return Ok(());
+                    }
+                }
+                Next::Message(ToRunner::Reset) => self.reset()?,
+                Next::Message(ToRunner::StateLost) | Next::End => return Ok(()),
+                // An answer to a run that a reset has made forgotten.
+                Next::Message(ToRunner::Ran { .. } | ToRunner::Dropped) => {}
+            }
+        }
+    }
+
+    /// Waits for either side. The channel comes first; see the top of the file.
+    fn next(&mut self) -> io::Result<Next> {
+        let stdin = io::stdin();
+        loop {
+            if readable(self.channel.as_fd(), PollTimeout::ZERO)? {
+                return Ok(self.channel.receive()?.map_or(Next::End, |received| Next::Message(received.value)));
+            }
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return Ok(Next::Line(String::from_utf8_lossy(&line).into_owned()));
+            }
+            wait_for_either(self.channel.as_fd(), stdin.as_fd())?;
+            if readable(self.channel.as_fd(), PollTimeout::ZERO)? {
+                continue;
+            }
+            let mut buffer = [0; 4096];
+            match nix::unistd::read(&stdin, &mut buffer) {
+                Ok(0) => return Ok(Next::End),
+                Ok(count) => self.unread.extend_from_slice(&buffer[..count]),
+                Err(nix::errno::Errno::EINTR | nix::errno::Errno::EAGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Has one function run and tells evcxr how it went. `false` when this process is to end.
+    fn run(&mut self, library: &str, function: &str) -> io::Result<bool> {
+        if self.rehearsal.as_deref().is_some_and(Path::exists) {
+            say(COMPLETE.as_bytes())?;
+            return Ok(true);
+        }
+        let library = self.take(Path::new(library))?;
+        self.channel.send(&FromRunner::Run { library, function: function.to_owned() })?;
+        match self.channel.receive()?.map(|received| received.value) {
+            Some(ToRunner::Ran { panicked, failed, lost_variables }) => {
+                let mut answer = String::new();
+                if panicked {
+                    answer.push_str(PANICKED);
+                }
+                if failed {
+                    answer.push_str(FAILED);
+                }
+                for name in lost_variables {
+                    answer.extend([LOST, &name, "\n"]);
+                }
+                answer.push_str(COMPLETE);
+                say(answer.as_bytes())?;
+            }
+            Some(ToRunner::Dropped) => say(DROPPED)?,
+            Some(ToRunner::Reset) => self.reset()?,
+            Some(ToRunner::StateLost) | None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Gives a library a name that no library has had before.
+    ///
+    /// A standby counts on from where it was made and so uses names anew, and the dynamic linker
+    /// takes a library that it knows by name for the old one.
+    fn take(&mut self, library: &Path) -> io::Result<PathBuf> {
+        self.runs += 1;
+        let name = format!("libcell_{}_{}.so", std::process::id(), self.runs);
+        let taken = library.with_file_name(name);
+        std::fs::rename(library, &taken)?;
+        Ok(taken)
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.unread.clear();
+        drain(Path::new("/proc/self/fd/0"))?;
+        drain(Path::new("/proc/self/fd/1"))
+    }
+}
+
+/// The two words of `LOAD_AND_RUN <library> <function>`; the library's path may have blanks.
+fn parse(line: &str) -> Option<(&str, &str)> {
+    line.trim_end_matches('\n').strip_prefix("LOAD_AND_RUN ")?.rsplit_once(' ')
+}
+
+/// Takes everything out of a pipe that has been written and not read.
+fn drain(pipe: &Path) -> io::Result<()> {
+    let mut pipe = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(pipe)?;
+    let mut buffer = [0; 4096];
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn say(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text)?;
+    stdout.flush()
+}
+
+fn readable(fd: BorrowedFd<'_>, timeout: PollTimeout) -> io::Result<bool> {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    match poll(&mut fds, timeout) {
+        Ok(count) => Ok(count > 0),
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn wait_for_either(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
+    let mut fds = [PollFd::new(one, PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_evcxrs_names_library_and_function() {
+        assert_eq!(parse("LOAD_AND_RUN /a/libcode_1.so run_0\n"), Some(("/a/libcode_1.so", "run_0")));
+        assert_eq!(parse("LOAD_AND_RUN /a b/libcode_1.so run_0\n"), Some(("/a b/libcode_1.so", "run_0")));
+        assert_eq!(parse("something else\n"), None);
+    }
+}
