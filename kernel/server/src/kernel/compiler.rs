@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use forklab_engine::messages::{FromEngine, FromRunner, ToEngine, ToRunner};
 use forklab_sys::channel::{Channel, Received};
+use forklab_sys::process::{self, Pid, Signal};
+use forklab_sys::procfs;
 
 use super::far::wait_until;
 
@@ -183,13 +185,19 @@ impl AsFd for Compiler {
 /// Kills an engine and the programs that it runs, but neither its standby nor its runner, which
 /// are this program too.
 fn end_engine(pid: i32) {
-    let own = forklab_sys::procfs::name_of(std::process::id() as i32);
-    let mut doomed = forklab_sys::procfs::descendants(pid);
-    doomed.retain(|pid| forklab_sys::procfs::name_of(*pid) != own);
-    for pid in std::iter::once(pid).chain(doomed) {
+    let Some(engine) = Pid::from_raw(pid) else { return };
+    let own = name(Pid::this());
+    let tools = procfs::descendants(engine).into_iter().map(|stat| stat.identity.pid);
+    let tools: Vec<Pid> = tools.filter(|pid| name(*pid) != own).collect();
+    for pid in std::iter::once(engine).chain(tools) {
         // One that has ended by itself in the meantime is not an error.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        let _ = process::kill(pid, Signal::KILL);
     }
+}
+
+/// A process's name, as ps(1) shows it: `/proc/pid/comm`.
+fn name(pid: Pid) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()
 }
 
 type Spawned = (Channel<ToEngine, FromEngine>, Channel<ToRunner, FromRunner>, Child);

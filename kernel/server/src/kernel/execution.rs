@@ -11,25 +11,22 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 
 use forklab_engine::messages::{FromRunner, ToEngine, ToRunner, Verdict};
 use forklab_worker::messages::{CellId, Outcome, Report, Task, ToSupervisor};
-use jupyter_protocol::messaging::{ExecuteInput, ExecuteReply, ExecuteRequest, ReplyError, ReplyStatus, Status};
+use jupyter_protocol::messaging::{ExecuteInput, ExecuteReply, ExecuteRequest, ReplyError, ReplyStatus};
 
 use super::compiler::{Bundle, State, Successor};
 use super::magics::{Cell, Script};
 use super::output::Output;
 use super::{Kernel, report, show};
-use crate::jupyter::Incoming;
+use crate::jupyter::Origin;
 
 /// The cell that is being worked on.
 #[derive(Debug)]
 pub struct Execution {
-    /// The request, parent of everything that is published for it.
-    pub request: Rc<Incoming>,
-    /// What of the request matters later.
-    pub options: Options,
+    /// The request.
+    pub request: Request,
     /// The `n` of `In [n]`.
     pub execution: u32,
     /// Its name between our processes.
@@ -50,15 +47,41 @@ pub struct Execution {
     error: Option<ReplyError>,
 }
 
-/// The flags of an execute request.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Publish no input and no result, and do not count.
-    pub silent: bool,
-    /// Abort what is queued when this cell fails.
-    pub stop_on_error: bool,
-    /// Whether the front end can ask the person.
-    pub allow_stdin: bool,
+/// A request to run a cell.
+#[derive(Debug)]
+pub struct Request {
+    /// Parent of everything that is published for it.
+    pub origin: Origin,
+    /// The code and the flags.
+    pub content: ExecuteRequest,
+}
+
+/// What a cell needs before it can begin.
+struct Prepared {
+    cell: CellId,
+    parsed: Cell,
+    writers: [OwnedFd; 2],
+}
+
+impl Prepared {
+    fn with(self, request: Request, execution: u32) -> Execution {
+        let Prepared { cell, parsed, writers } = self;
+        Execution {
+            request,
+            execution,
+            cell,
+            script: parsed.script,
+            asking: None,
+            refused: None,
+            interrupted: false,
+            shell: parsed.shell.into(),
+            rust: Some(parsed.code).filter(|code| !code.is_empty()),
+            writers,
+            stage: Stage::Between,
+            results: Vec::new(),
+            error: None,
+        }
+    }
 }
 
 /// Where a cell is.
@@ -79,9 +102,9 @@ enum Stage {
 }
 
 impl Kernel {
-    /// Takes an execute request into the queue.
-    pub(super) fn enqueue(&mut self, request: Incoming) {
-        self.queue.push_back(Rc::new(request));
+    /// Takes a request into the queue.
+    pub(super) fn enqueue(&mut self, request: Request) {
+        self.queue.push_back(request);
         self.begin_next();
     }
 
@@ -89,61 +112,44 @@ impl Kernel {
     pub(super) fn begin_next(&mut self) {
         while self.running.is_none() {
             let Some(request) = self.queue.pop_front() else { return };
-            let Some(content) = request.execute_request().cloned() else { continue };
-            self.begin(request, content);
+            self.begin(request);
         }
     }
 
-    fn begin(&mut self, request: Rc<Incoming>, content: ExecuteRequest) {
-        self.front.iopub(Some(&request), Status::busy());
-        let counted = content.store_history && !content.silent;
-        if counted {
+    fn begin(&mut self, request: Request) {
+        self.front.busy(&request.origin);
+        let code = request.content.code.clone();
+        if request.content.store_history && !request.content.silent {
             self.count += 1;
+            self.history.push(self.count, &code);
         }
         let execution = self.count;
-        if !content.silent {
-            let input = ExecuteInput { code: content.code.clone(), execution_count: count(execution) };
-            self.front.iopub(Some(&request), input);
+        if !request.content.silent {
+            let input = ExecuteInput { code: code.clone(), execution_count: count(execution) };
+            self.front.iopub(Some(&request.origin), input);
         }
-        if counted {
-            self.history.push(execution, &content.code);
-        }
-        self.sources.insert(execution, content.code.clone());
-        match self.prepare(&request, &content, execution) {
-            Ok(running) => {
-                self.running = Some(running);
+        let prepared = self.prepare(&request, execution);
+        self.sources.insert(execution, code);
+        match prepared {
+            Ok(prepared) => {
+                self.running = Some(prepared.with(request, execution));
                 self.advance();
             }
-            Err(error) => self.conclude(&request, options(&content), execution, Err(error)),
+            Err(error) => self.conclude(&request, execution, Err(error)),
         }
     }
 
-    fn prepare(&mut self, request: &Rc<Incoming>, content: &ExecuteRequest, execution: u32) -> Result<Execution, ReplyError> {
+    fn prepare(&mut self, request: &Request, execution: u32) -> Result<Prepared, ReplyError> {
         if let Some(error) = self.must_tell.take() {
             return Err(error);
         }
-        let parsed = Cell::parse(&content.code).map_err(|error| report::magic(&error, execution))?;
+        let parsed = Cell::parse(&request.content.code).map_err(|error| report::magic(&error, execution))?;
         let (output, writers) =
             Output::new().map_err(|error| report::kernel(format!("no sockets for the cell's output: {error}")))?;
         self.next_cell += 1;
         let cell = CellId(self.next_cell);
-        self.outputs.insert(cell, super::LiveOutput { output, parent: Rc::clone(request) });
-        Ok(Execution {
-            request: Rc::clone(request),
-            options: options(content),
-            execution,
-            cell,
-            script: parsed.script,
-            asking: None,
-            refused: None,
-            interrupted: false,
-            shell: parsed.shell.into(),
-            rust: Some(parsed.code).filter(|code| !code.is_empty()),
-            writers,
-            stage: Stage::Between,
-            results: Vec::new(),
-            error: None,
-        })
+        self.outputs.insert(cell, super::LiveOutput { output, parent: request.origin.clone() });
+        Ok(Prepared { cell, parsed, writers })
     }
 
     /// Takes the running cell's next step.
@@ -154,7 +160,7 @@ impl Kernel {
         }
         if let Some(command) = running.shell.pop_front() {
             running.stage = Stage::Shell;
-            return self.run(Task::Shell { command });
+            return self.run_task(Task::Shell { command });
         }
         if running.rust.is_none() {
             return self.finish();
@@ -189,7 +195,7 @@ impl Kernel {
         }
     }
 
-    fn run(&mut self, task: Task) {
+    fn run_task(&mut self, task: Task) {
         let Some(running) = &self.running else { return };
         if let Err(error) = self.far.run(running.cell, task, true, &running.writers) {
             tracing::warn!(%error, "the supervisor ended before a run");
@@ -204,7 +210,7 @@ impl Kernel {
                 if let Stage::Compiling(id) = running.stage {
                     running.stage = Stage::Running(id);
                 }
-                self.run(Task::Call { library, function });
+                self.run_task(Task::Call { library, function });
             }
             // The engine's own warm-up, or a cell that is being interrupted: nothing runs.
             _ => self.answer_runner(&ToRunner::Ran { panicked: false, failed: false, lost_variables: Vec::new() }),
@@ -347,30 +353,30 @@ impl Kernel {
     fn finish(&mut self) {
         let Some(running) = self.running.take() else { return };
         self.deliver_all(running.cell);
-        let Execution { request, options, execution, results, error, refused, writers, .. } = running;
+        let Execution { request, execution, results, error, refused, writers, .. } = running;
         // From here on, only processes of the cell hold its sockets open.
         drop(writers);
         let error = error.or_else(|| refused.map(report::input_refused));
-        if error.is_none() && !options.silent {
-            show::results(&self.front, &request, execution, results);
+        if error.is_none() && !request.content.silent {
+            show::results(&self.front, &request.origin, execution, results);
         }
-        self.conclude(&request, options, execution, error.map_or(Ok(()), Err));
+        self.conclude(&request, execution, error.map_or(Ok(()), Err));
         self.begin_next();
     }
 
     /// Publishes the error, replies, and says that the kernel is idle.
-    fn conclude(&mut self, request: &Rc<Incoming>, options: Options, execution: u32, end: Result<(), ReplyError>) {
+    fn conclude(&mut self, request: &Request, execution: u32, end: Result<(), ReplyError>) {
         let mut reply = ExecuteReply { execution_count: count(execution), ..ExecuteReply::default() };
-        reply.user_expressions = Some(show::user_expressions(request));
+        reply.user_expressions = Some(show::user_expressions(&request.content));
         let failed = end.is_err();
         if let Err(error) = end {
-            self.front.iopub(Some(request), show::error_output(&error));
+            self.front.iopub(Some(&request.origin), show::error_output(&error));
             reply.status = ReplyStatus::Error;
             reply.error = Some(Box::new(error));
         }
-        self.front.reply(request, reply);
-        self.front.iopub(Some(request), Status::idle());
-        if failed && options.stop_on_error {
+        self.front.reply(&request.origin, reply);
+        self.front.idle(&request.origin);
+        if failed && request.content.stop_on_error {
             self.abort_queued();
         }
     }
@@ -380,11 +386,13 @@ impl Kernel {
     pub(super) fn abort_queued(&mut self) {
         self.take_incoming_executes();
         for request in std::mem::take(&mut self.queue) {
-            self.front.iopub(Some(&request), Status::busy());
+            self.front.busy(&request.origin);
             let status = ReplyStatus::Aborted;
-            let reply = ExecuteReply { status, execution_count: count(self.count), ..ExecuteReply::default() };
-            self.front.reply(&request, reply);
-            self.front.iopub(Some(&request), Status::idle());
+            let user_expressions = Some(Default::default());
+            let execution_count = count(self.count);
+            let reply = ExecuteReply { status, execution_count, user_expressions, ..ExecuteReply::default() };
+            self.front.reply(&request.origin, reply);
+            self.front.idle(&request.origin);
         }
     }
 
@@ -392,10 +400,6 @@ impl Kernel {
     pub(super) fn running_cell(&self) -> Option<CellId> {
         self.running.as_ref().map(|running| running.cell)
     }
-}
-
-fn options(content: &ExecuteRequest) -> Options {
-    Options { silent: content.silent, stop_on_error: content.stop_on_error, allow_stdin: content.allow_stdin }
 }
 
 fn count(execution: u32) -> jupyter_protocol::ExecutionCount {

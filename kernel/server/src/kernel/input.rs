@@ -1,7 +1,7 @@
 //! Processes that read their input: asked of the person, taken from the cell's script, or refused.
 
 use forklab_worker::messages::{ProcessId, ToSupervisor};
-use jupyter_protocol::messaging::{InputReply, StreamContent};
+use jupyter_protocol::messaging::{InputReply, Stdio};
 
 use super::Kernel;
 use crate::jupyter::Incoming;
@@ -23,7 +23,7 @@ impl Kernel {
             // A process of an earlier cell: there is no cell under which a front end would ask.
             return self.send_input(&ToSupervisor::EndOfInput);
         };
-        let asks = running.options.allow_stdin;
+        let asks = running.request.content.allow_stdin;
         let answer = match &mut running.script {
             Some(script) if script.always || !asks => script.answers.pop_front().map_or(Answer::End, Answer::Scripted),
             _ if asks => Answer::Ask,
@@ -57,14 +57,14 @@ impl Kernel {
         let prompt = live.output.take_prompt();
         super::publish(&self.front, &live.parent, live.output.take_all());
         running.asking = Some(pid.0);
-        self.front.request_input(&running.request, &prompt, false);
+        self.front.request_input(&running.request.origin, &prompt, false);
     }
 
     /// The person has answered.
     pub(super) fn on_input_reply(&mut self, message: &Incoming, reply: &InputReply) {
         let Some(running) = &mut self.running else { return };
         // An answer to a question of an earlier cell, or of a process that has died, is for nobody.
-        if !message.answers(&running.request) || running.asking.take().is_none() {
+        if !message.answers(&running.request.origin) || running.asking.take().is_none() {
             return;
         }
         self.send_input(&ToSupervisor::Input { text: format!("{}\n", reply.value) });
@@ -78,8 +78,7 @@ impl Kernel {
             running.asking = None;
             // Front ends have no way to take a question back; the person is told instead.
             let text = format!("\n[process {} does not wait for input any more]\n", pid.0);
-            let request = std::rc::Rc::clone(&running.request);
-            self.front.iopub(Some(&request), StreamContent::stdout(&text));
+            self.front.stream(Some(&running.request.origin), Stdio::Stdout, &text);
         }
     }
 

@@ -20,22 +20,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use forklab_engine::messages::FromEngine;
 use forklab_worker::messages::{CellId, FromSupervisor};
-use jupyter_protocol::messaging::{ReplyError, Status, StreamContent};
+use jupyter_protocol::messaging::{ReplyError, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::compiler::Compiler;
-use self::execution::Execution;
+use self::execution::{Execution, Request};
 use self::far::Far;
 use self::history::History;
 use self::output::{Output, Piece, Stream};
-use crate::jupyter::{Connection, FrontEnd, Incoming};
+use crate::jupyter::{Connection, FrontEnd, Incoming, Origin};
 
 /// As much of one stream is read before others have their turn.
 const READ_AT_ONCE: usize = 1 << 20;
@@ -71,7 +70,7 @@ enum Flow {
 struct LiveOutput {
     output: Output,
     /// The request that it belongs to, also after the cell's end.
-    parent: Rc<Incoming>,
+    parent: Origin,
 }
 
 /// The state of a notebook.
@@ -84,7 +83,9 @@ struct Kernel {
     program: std::path::PathBuf,
     runtime: tempfile::TempDir,
     outputs: BTreeMap<CellId, LiveOutput>,
-    queue: VecDeque<Rc<Incoming>>,
+    queue: VecDeque<Request>,
+    /// Messages that were passed over while cells were looked for.
+    deferred: VecDeque<Incoming>,
     running: Option<Execution>,
     analyses: compiler::Pending<requests::Analysis>,
     /// The cells' sources, for the lines of errors.
@@ -112,8 +113,8 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     mask.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let front = FrontEnd::bind(connection)?;
-    front.iopub(None, Status::starting());
+    let front = FrontEnd::bind(&connection)?;
+    front.starting();
     let runtime = tempfile::Builder::new().prefix("forklab-").tempdir()?;
     let far = Far::start(&program, runtime.path())?;
     let compiler = Compiler::start(&program, runtime.path())?;
@@ -127,6 +128,7 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         runtime,
         outputs: BTreeMap::new(),
         queue: VecDeque::new(),
+        deferred: VecDeque::new(),
         running: None,
         analyses: compiler::Pending::new(),
         sources: report::Sources::new(),
@@ -141,13 +143,16 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
 
 impl Kernel {
     fn run(mut self) -> Result<(), Box<dyn std::error::Error>> {
-        self.front.iopub(None, Status::idle());
         loop {
             for event in self.wait()? {
                 if self.handle(event)? == Flow::Leave {
                     self.leave();
                     return Ok(());
                 }
+            }
+            if !self.deferred.is_empty() && self.on_front_end() == Flow::Leave {
+                self.leave();
+                return Ok(());
             }
             self.send_ready_output(Instant::now());
         }
@@ -244,7 +249,7 @@ impl Kernel {
             Ok(Some(FromEngine::Building { name })) => tracing::info!(%name, "building a dependency"),
             Ok(Some(FromEngine::Evaluated { id, verdict })) => self.on_evaluated(id, verdict),
             Ok(Some(FromEngine::Completed { id, start, end, matches })) => {
-                self.on_completed(id, Some((start, end, matches)));
+                self.on_completed(id, start, end, &matches);
                 self.engine_free();
             }
             Ok(Some(FromEngine::Inspected { id, found })) => {
@@ -309,12 +314,12 @@ impl Kernel {
     }
 }
 
-fn publish(front: &FrontEnd, parent: &Incoming, pieces: Vec<Piece>) {
+fn publish(front: &FrontEnd, parent: &Origin, pieces: Vec<Piece>) {
     for piece in pieces {
-        let content = match piece.stream {
-            Stream::Stdout => StreamContent::stdout(&piece.text),
-            Stream::Stderr => StreamContent::stderr(&piece.text),
+        let name = match piece.stream {
+            Stream::Stdout => Stdio::Stdout,
+            Stream::Stderr => Stdio::Stderr,
         };
-        front.iopub(Some(parent), content);
+        front.stream(Some(parent), name, &piece.text);
     }
 }

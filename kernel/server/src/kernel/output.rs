@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use forklab_sys::capture::{self, Capture, Read};
+use forklab_sys::capture::{self, Capture, Piece as Found};
 
 /// Text waits this long for more of it.
 const GATHER: Duration = Duration::from_millis(15);
@@ -74,18 +74,20 @@ impl Output {
         let mut more = false;
         for (index, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
             let mut taken = 0;
-            while let Some(source) = &mut self.sources[index] {
+            while let Some(source) = &self.sources[index] {
                 if taken >= limit {
                     more = true;
                     break;
                 }
                 match source.read(buffer) {
-                    Ok(Read::Data { len, pid }) => {
+                    Ok(Found::Data { len, pid }) => {
                         taken += len;
-                        self.text.write(stream, pid.as_raw(), &buffer[..len]);
+                        // A writer whose pid cannot be told is one writer with all such.
+                        let pid = pid.map_or(0, |pid| pid.as_raw());
+                        self.text.write(stream, pid, &buffer[..len]);
                     }
-                    Ok(Read::WouldBlock) => break,
-                    Ok(Read::End) => self.close(index, stream),
+                    Ok(Found::WouldBlock) => break,
+                    Ok(Found::End) => self.close(index, stream),
                     Err(error) => {
                         tracing::warn!(%error, "a cell's output cannot be read any more");
                         self.close(index, stream);

@@ -167,7 +167,7 @@ mod tests {
         let error = exit(Exit::Signaled { signal: 11, core: false });
         assert_eq!(error.ename, "SIGSEGV");
         assert!(error.evalue.contains("restored"), "{}", error.evalue);
-        assert_eq!(exit(Exit::Signaled { signal: 35, core: false }).ename, "signal 35");
+        assert_eq!(exit(Exit::Signaled { signal: 35, core: false }).ename, "SIGRTMIN+1");
     }
 
     #[test]

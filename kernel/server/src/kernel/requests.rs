@@ -8,26 +8,38 @@ use forklab_engine::messages::ToEngine;
 use forklab_worker::messages::FromSupervisor;
 use jupyter_protocol::messaging::{
     CommClose, CommInfoReply, CompleteReply, HistoryReply, InspectReply, InterruptReply, IsCompleteReply, JupyterMessageContent,
-    ShutdownReply, Status,
+    ShutdownReply, UnknownMessage,
 };
 
 use super::compiler::State;
+use super::execution::Request;
 use super::{Flow, Kernel, magics, show};
-use crate::jupyter::{Channel, Incoming, kernel_info};
+use crate::jupyter::{Channel, Incoming, Origin, kernel_info};
+
+/// The compiler's version for `kernel_info`. The engine's toolchain may be newer; the answer must
+/// not wait for asking it.
+const RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// A request that waits for the engine.
 #[derive(Debug)]
 pub enum Analysis {
     /// A completion, with the text that its offsets refer to.
-    Complete(Incoming, String),
+    Complete {
+        /// Where it came from.
+        origin: Origin,
+        /// The text.
+        code: String,
+        /// Where the cursor is, in codepoints.
+        cursor: usize,
+    },
     /// An inspection.
-    Inspect(Incoming),
+    Inspect(Origin),
 }
 
 impl Kernel {
     /// Takes what the front end has sent.
     pub(super) fn on_front_end(&mut self) -> Flow {
-        while let Some(incoming) = self.front.try_next() {
+        while let Some(incoming) = self.deferred.pop_front().or_else(|| self.front.try_next()) {
             if self.on_message(incoming) == Flow::Leave {
                 return Flow::Leave;
             }
@@ -35,163 +47,186 @@ impl Kernel {
         Flow::Continue
     }
 
-    /// Queues the cells among what has arrived, and answers the rest.
+    /// Queues the cells among what has arrived; the rest is answered after what is being done now.
     pub(super) fn take_incoming_executes(&mut self) {
-        let mut later = Vec::new();
         while let Some(incoming) = self.front.try_next() {
-            match incoming.execute_request() {
-                Some(_) => self.queue.push_back(std::rc::Rc::new(incoming)),
-                None => later.push(incoming),
+            match execute_request(incoming) {
+                Ok(request) => self.queue.push_back(request),
+                Err(other) => self.deferred.push_back(*other),
             }
         }
-        self.front.put_back(later);
     }
 
     fn on_message(&mut self, incoming: Incoming) -> Flow {
-        let content = incoming.content().clone();
-        match content {
-            JupyterMessageContent::ExecuteRequest(_) if incoming.channel() == Channel::Shell => {
-                self.enqueue(incoming);
+        let incoming = match execute_request(incoming) {
+            Ok(request) => {
+                self.enqueue(request);
                 return Flow::Continue;
             }
-            JupyterMessageContent::InputReply(reply) => {
-                self.on_input_reply(&incoming, &reply);
-                return Flow::Continue;
-            }
-            _ => {}
+            Err(other) => *other,
+        };
+        let Incoming { origin, content, .. } = &incoming;
+        if let JupyterMessageContent::InputReply(reply) = content {
+            self.on_input_reply(&incoming, reply);
+            return Flow::Continue;
         }
-        self.front.iopub(Some(&incoming), Status::busy());
+        self.front.busy(origin);
         match content {
-            JupyterMessageContent::CompleteRequest(request) => self.complete(incoming, request.code, request.cursor_pos),
-            JupyterMessageContent::InspectRequest(request) => self.inspect(incoming, &request.code, request.cursor_pos),
+            JupyterMessageContent::CompleteRequest(request) => self.complete(origin, &request.code, request.cursor_pos),
+            JupyterMessageContent::InspectRequest(request) => self.inspect(origin, &request.code, request.cursor_pos),
             JupyterMessageContent::ShutdownRequest(request) => {
                 let reply = ShutdownReply { restart: request.restart, ..ShutdownReply::default() };
-                self.front.reply(&incoming, reply.clone());
-                self.front.iopub(Some(&incoming), reply);
-                self.front.iopub(Some(&incoming), Status::idle());
+                self.front.reply(origin, reply.clone());
+                self.front.iopub(Some(origin), reply);
+                self.front.idle(origin);
                 return Flow::Leave;
             }
-            other => {
-                self.answer(&incoming, other);
-                self.front.iopub(Some(&incoming), Status::idle());
+            _ => {
+                self.answer(&incoming);
+                self.front.idle(origin);
             }
         }
         Flow::Continue
     }
 
-    fn answer(&mut self, incoming: &Incoming, content: JupyterMessageContent) {
-        match content {
-            JupyterMessageContent::KernelInfoRequest(_) => self.front.reply(incoming, kernel_info()),
+    fn answer(&mut self, incoming: &Incoming) {
+        let origin = &incoming.origin;
+        match &incoming.content {
+            JupyterMessageContent::KernelInfoRequest(_) => self.front.reply(origin, kernel_info(RUSTC)),
             JupyterMessageContent::InterruptRequest(_) => {
                 self.interrupt();
-                self.front.reply(incoming, InterruptReply::new());
+                self.front.reply(origin, InterruptReply::new());
             }
             JupyterMessageContent::IsCompleteRequest(request) => {
                 let reply = match magics::indent_of_incomplete(&request.code) {
                     Some(indent) => IsCompleteReply::incomplete(" ".repeat(indent)),
                     None => IsCompleteReply::complete(),
                 };
-                self.front.reply(incoming, reply);
+                self.front.reply(origin, reply);
             }
             JupyterMessageContent::HistoryRequest(request) => {
-                self.front.reply(incoming, HistoryReply::new(self.history.answer(&request)));
+                self.front.reply(origin, HistoryReply::new(self.history.answer(request)));
             }
-            JupyterMessageContent::CommInfoRequest(_) => self.front.reply(incoming, CommInfoReply::default()),
+            JupyterMessageContent::CommInfoRequest(_) => self.front.reply(origin, CommInfoReply::default()),
             // The specification: a comm whose target is not known is closed at once.
             JupyterMessageContent::CommOpen(open) => {
-                self.front.iopub(Some(incoming), CommClose { comm_id: open.comm_id, ..CommClose::default() });
+                let close = CommClose { comm_id: open.comm_id.clone(), ..CommClose::default() };
+                self.front.iopub(Some(origin), close);
             }
             JupyterMessageContent::CommMsg(_) | JupyterMessageContent::CommClose(_) => {}
-            _ => self.front.reply_unknown(incoming),
+            _ => self.refuse(incoming),
         }
     }
 
-    fn complete(&mut self, incoming: Incoming, code: String, cursor: usize) {
-        let code = blank_magics(&code);
-        let position = byte_offset(&code, cursor);
-        if *self.compiler.state() != State::Idle {
-            return self.completed(&incoming, &code, None, cursor);
-        }
-        let text = code.clone();
-        match self.compiler.request(|id| ToEngine::Complete { id, code: text, position }) {
-            Ok(id) => {
-                self.analyses.insert(id, Analysis::Complete(incoming, code));
-            }
-            Err(_) => self.completed(&incoming, &code, None, cursor),
-        }
+    /// A request that this kernel does not know, or whose content cannot be read: its reply says so.
+    fn refuse(&self, incoming: &Incoming) {
+        let kind = &incoming.header.msg_type;
+        let Some(stem) = kind.strip_suffix("_request") else {
+            tracing::warn!(%kind, "a message that nobody here knows");
+            return;
+        };
+        let evalue = match &incoming.misfit {
+            Some(misfit) => format!("this {kind} cannot be read: {misfit}"),
+            None => format!("forklab does not answer {kind}"),
+        };
+        let content = serde_json::json!({
+            "status": "error", "ename": "BadRequest", "evalue": evalue, "traceback": [evalue],
+        });
+        let msg_type = format!("{stem}_reply");
+        self.front.reply(&incoming.origin, JupyterMessageContent::UnknownMessage(UnknownMessage { msg_type, content }));
     }
 
-    /// The engine's answer to a completion; `None` when it will not come.
-    pub(super) fn on_completed(&mut self, id: u64, found: Option<(usize, usize, Vec<(String, String)>)>) {
-        if let Some(Analysis::Complete(incoming, code)) = self.analyses.remove(&id) {
-            let cursor = match incoming.content() {
-                JupyterMessageContent::CompleteRequest(request) => request.cursor_pos,
-                _ => 0,
-            };
-            self.completed(&incoming, &code, found, cursor);
-        }
-    }
-
-    fn completed(
-        &mut self, incoming: &Incoming, code: &str, found: Option<(usize, usize, Vec<(String, String)>)>, cursor: usize,
-    ) {
-        let mut reply = CompleteReply { cursor_start: cursor, cursor_end: cursor, ..CompleteReply::default() };
-        if let Some((start, end, matches)) = found {
-            reply.cursor_start = codepoint_offset(code, start);
-            reply.cursor_end = codepoint_offset(code, end);
-            let (start, end) = (reply.cursor_start, reply.cursor_end);
-            let typed = |(text, kind): &(String, String)| serde_json::json!({"text": text, "type": kind, "start": start, "end": end});
-            let types: Vec<serde_json::Value> = matches.iter().map(typed).collect();
-            // What JupyterLab and IPython agreed on for the kinds of completions.
-            reply.metadata.insert("_jupyter_types_experimental".into(), types.into());
-            reply.matches = matches.into_iter().map(|(text, _)| text).collect();
-        }
-        self.front.reply(incoming, reply);
-        self.front.iopub(Some(incoming), Status::idle());
-    }
-
-    fn inspect(&mut self, incoming: Incoming, code: &str, cursor: usize) {
+    fn complete(&mut self, origin: &Origin, code: &str, cursor: usize) {
         let code = blank_magics(code);
         let position = byte_offset(&code, cursor);
-        let request = |id| ToEngine::Inspect { id, code, position };
         let sent = match self.compiler.state() {
-            State::Idle => self.compiler.request(request).ok(),
+            State::Idle => {
+                let code = code.clone();
+                self.compiler.request(|id| ToEngine::Complete { id, code, position }).ok()
+            }
             _ => None,
         };
+        let analysis = Analysis::Complete { origin: origin.clone(), code, cursor };
         match sent {
             Some(id) => {
-                self.analyses.insert(id, Analysis::Inspect(incoming));
+                self.analyses.insert(id, analysis);
             }
-            None => self.inspected(&incoming, BTreeMap::new()),
+            None => self.unanswered(analysis),
+        }
+    }
+
+    /// The engine's answer to a completion.
+    pub(super) fn on_completed(&mut self, id: u64, start: usize, end: usize, matches: &[(String, String)]) {
+        let Some(Analysis::Complete { origin, code, .. }) = self.analyses.remove(&id) else { return };
+        let (start, end) = (codepoint_offset(&code, start), codepoint_offset(&code, end));
+        let typed = |(text, kind): &(String, String)| serde_json::json!({"text": text, "type": kind, "start": start, "end": end});
+        let types: Vec<serde_json::Value> = matches.iter().map(typed).collect();
+        let mut reply = CompleteReply { cursor_start: start, cursor_end: end, ..CompleteReply::default() };
+        // What JupyterLab and IPython agreed on for the kinds of completions.
+        reply.metadata.insert("_jupyter_types_experimental".into(), types.into());
+        reply.matches = matches.iter().map(|(text, _)| text.clone()).collect();
+        self.front.reply(&origin, reply);
+        self.front.idle(&origin);
+    }
+
+    fn inspect(&mut self, origin: &Origin, code: &str, cursor: usize) {
+        let code = blank_magics(code);
+        let position = byte_offset(&code, cursor);
+        let sent = match self.compiler.state() {
+            State::Idle => self.compiler.request(|id| ToEngine::Inspect { id, code, position }).ok(),
+            _ => None,
+        };
+        let analysis = Analysis::Inspect(origin.clone());
+        match sent {
+            Some(id) => {
+                self.analyses.insert(id, analysis);
+            }
+            None => self.unanswered(analysis),
         }
     }
 
     /// The engine's answer to an inspection.
     pub(super) fn on_inspected(&mut self, id: u64, found: BTreeMap<String, String>) {
-        if let Some(Analysis::Inspect(incoming)) = self.analyses.remove(&id) {
-            self.inspected(&incoming, found);
-        }
-    }
-
-    fn inspected(&mut self, incoming: &Incoming, found: BTreeMap<String, String>) {
+        let Some(Analysis::Inspect(origin)) = self.analyses.remove(&id) else { return };
         let reply = InspectReply { found: !found.is_empty(), data: show::media(found), ..InspectReply::default() };
-        self.front.reply(incoming, reply);
-        self.front.iopub(Some(incoming), Status::idle());
+        self.front.reply(&origin, reply);
+        self.front.idle(&origin);
     }
 
-    /// The engine is gone: what it was asked is answered with nothing.
+    /// The engine is busy or gone: what it cannot answer is answered with nothing.
+    fn unanswered(&self, analysis: Analysis) {
+        let origin = match analysis {
+            Analysis::Complete { origin, cursor, .. } => {
+                let reply = CompleteReply { cursor_start: cursor, cursor_end: cursor, ..CompleteReply::default() };
+                self.front.reply(&origin, reply);
+                origin
+            }
+            Analysis::Inspect(origin) => {
+                self.front.reply(&origin, InspectReply::default());
+                origin
+            }
+        };
+        self.front.idle(&origin);
+    }
+
+    /// The engine is gone with everything that it was asked.
     pub(super) fn drop_analyses(&mut self) {
         for (_, analysis) in std::mem::take(&mut self.analyses) {
-            match analysis {
-                Analysis::Complete(incoming, code) => self.completed(&incoming, &code, None, 0),
-                Analysis::Inspect(incoming) => self.inspected(&incoming, BTreeMap::new()),
-            }
+            self.unanswered(analysis);
         }
     }
 
     /// The far side reports trouble that is not a cell's.
     pub(super) fn on_far_trouble(&mut self, message: &FromSupervisor) {
         tracing::error!(?message, "trouble on the far side");
+    }
+}
+
+/// The request to run a cell that a message is, or the message.
+fn execute_request(incoming: Incoming) -> Result<Request, Box<Incoming>> {
+    match (incoming.channel, incoming.content) {
+        (Channel::Shell, JupyterMessageContent::ExecuteRequest(content)) => Ok(Request { origin: incoming.origin, content }),
+        (_, content) => Err(Box::new(Incoming { content, ..incoming })),
     }
 }
 

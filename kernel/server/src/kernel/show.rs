@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use jupyter_protocol::media::Media;
-use jupyter_protocol::messaging::{DisplayData, ErrorOutput, ExecuteResult, ExpressionResult, ReplyError};
+use jupyter_protocol::messaging::{DisplayData, ErrorOutput, ExecuteRequest, ExecuteResult, ExpressionResult, ReplyError};
 
 use super::compiler::Bundle;
-use crate::jupyter::{FrontEnd, Incoming};
+use crate::jupyter::{FrontEnd, Origin};
 
 /// Publishes a cell's results: the last one as the cell's value, those before it as displays.
-pub fn results(front: &FrontEnd, request: &Incoming, execution: u32, results: Vec<Bundle>) {
+pub fn results(front: &FrontEnd, request: &Origin, execution: u32, results: Vec<Bundle>) {
     let mut results: Vec<Media> = results.into_iter().map(media).collect();
     let last = results.pop();
     for data in results {
@@ -38,8 +38,8 @@ pub fn error_output(error: &ReplyError) -> ErrorOutput {
 }
 
 /// The answers to a request's user expressions: this kernel does not evaluate them, and says so.
-pub fn user_expressions(request: &Incoming) -> HashMap<String, ExpressionResult> {
-    let Some(expressions) = request.execute_request().and_then(|content| content.user_expressions.clone()) else {
+pub fn user_expressions(request: &ExecuteRequest) -> HashMap<String, ExpressionResult> {
+    let Some(expressions) = request.user_expressions.clone() else {
         return HashMap::new();
     };
     let refusal = || ExpressionResult::Error {
