@@ -4,6 +4,8 @@
 #![allow(unsafe_code)]
 
 pub mod process;
+pub mod ready;
+pub mod shared;
 
 pub mod channel;
 
@@ -14,3 +16,10 @@ pub mod pty;
 
 #[cfg(feature = "zeromq")]
 pub mod zeromq;
+pub mod checkpoint;
+pub mod descriptors;
+pub mod events;
+pub mod generated;
+pub mod procfs;
+pub mod role;
+pub mod signals;

@@ -1,0 +1,187 @@
+//! Descriptors with fixed places: standard input and output, and some kept in reserve.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+/// Where descriptors that user code should not stumble over are put: above the few that it opens.
+const OUT_OF_THE_WAY: i32 = 500;
+
+/// How many descriptors a connection, a checkpoint and dlopen(3) need between them.
+const RESERVED: usize = 8;
+
+/// `/dev/null`, for reading and writing. Close-on-exec.
+///
+/// # Errors
+/// Those of open(2).
+pub fn null() -> io::Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open("/dev/null")?.into())
+}
+
+/// Makes these descriptors 0, 1 and 2. `None` leaves one as it is.
+///
+/// # Errors
+/// Those of dup2(2).
+pub fn set_standard(
+    input: Option<BorrowedFd<'_>>,
+    output: Option<BorrowedFd<'_>>,
+    errors: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    input.map(dup2_stdin).transpose()?;
+    output.map(dup2_stdout).transpose()?;
+    errors.map(dup2_stderr).transpose()?;
+    Ok(())
+}
+
+/// A duplicate with a high number, close-on-exec, so that the low ones stay free for programs that
+/// count on them: the first file that a cell opens is 3.
+///
+/// # Errors
+/// Those of fcntl(2); `InvalidInput` where the limit on open files is that low.
+pub fn out_of_the_way(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let fd = match fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(OUT_OF_THE_WAY)) {
+        Err(Errno::EINVAL | Errno::EMFILE) => fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(3))?,
+        other => other?,
+    };
+    // SAFETY: fcntl(2) has just made this descriptor, and nothing else knows it yet.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes standard input away and puts `/dev/null` there. What it was is returned, close-on-exec and
+/// out of the way.
+///
+/// # Errors
+/// Those of fcntl(2), open(2) and dup2(2).
+pub fn take_standard_input() -> io::Result<OwnedFd> {
+    let taken = out_of_the_way(io::stdin().as_fd())?;
+    dup2_stdin(null()?)?;
+    Ok(taken)
+}
+
+/// Writes out what C code has in its buffers: fflush(3) of every stream.
+pub fn flush_c_streams() {
+    // SAFETY: a null pointer means all streams; each is locked by fflush(3) itself.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+/// Some descriptors that are kept, so that the kernel's own calls work when a cell has used up all.
+#[derive(Debug)]
+pub struct Reserve {
+    kept: Vec<OwnedFd>,
+}
+
+impl Reserve {
+    /// Keeps as many as it can get.
+    pub fn keep() -> Reserve {
+        let Ok(null) = null() else { return Reserve { kept: Vec::new() } };
+        Reserve { kept: (0..RESERVED).map_while(|_| out_of_the_way(null.as_fd()).ok()).collect() }
+    }
+
+    /// Gives them back. A number that user code has closed and used anew is left alone.
+    pub fn release(self) {
+        for descriptor in self.kept {
+            let descriptor = File::from(descriptor);
+            let null = |m: std::fs::Metadata| m.file_type().is_char_device() && m.rdev() == libc::makedev(1, 3);
+            if !descriptor.metadata().is_ok_and(null) {
+                // Somebody else's by now; giving the number up is all there is to do.
+                let _ = descriptor.into_raw_fd();
+            }
+        }
+    }
+}
+
+/// Connects to a UNIX socket, also when user code has lowered the limit on open files: the soft
+/// limit is then raised for the length of the call.
+///
+/// # Errors
+/// Those of socket(2) and connect(2).
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    match UnixStream::connect(path) {
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+            let stream = UnixStream::connect(path);
+            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+            stream
+        }
+        other => other,
+    }
+}
+
+/// Standard output on its way into memory instead.
+#[derive(Debug)]
+pub struct Diversion {
+    before: OwnedFd,
+    memory: File,
+}
+
+impl Diversion {
+    /// From here on, what is written to fd 1 goes into memory.
+    ///
+    /// # Errors
+    /// Those of memfd_create(2) and dup2(2).
+    pub fn begin() -> io::Result<Diversion> {
+        let before = out_of_the_way(io::stdout().as_fd())?;
+        let memory = memfd_create("forklab-display", MFdFlags::MFD_CLOEXEC)?;
+        let memory = File::from(out_of_the_way(memory.as_fd())?);
+        dup2_stdout(&memory)?;
+        Ok(Diversion { before, memory })
+    }
+
+    /// Puts fd 1 back and returns what was written.
+    ///
+    /// # Errors
+    /// Those of dup2(2) and read(2).
+    pub fn end(mut self) -> io::Result<Vec<u8>> {
+        dup2_stdout(&self.before)?;
+        let mut written = Vec::new();
+        self.memory.rewind()?;
+        self.memory.read_to_end(&mut written)?;
+        Ok(written)
+    }
+}
+
+/// The process at the other end of a UNIX socket, as it was when it connected: SO_PEERCRED.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn peer(stream: &UnixStream) -> io::Result<Option<crate::process::Pid>> {
+    let credentials = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials)?;
+    Ok(crate::process::Pid::from_raw(credentials.pid()))
+}
+
+/// Writes a text to standard error at once, by one write(2), past every buffer and lock; so it is
+/// safe in a forked child, and no other process's text comes between.
+pub fn write_error_at_once(text: &[u8]) {
+    // Where standard error is closed, there is nobody to tell.
+    let _ = nix::unistd::write(io::stderr().as_fd(), text);
+}
+
+/// Writes all of a text to standard output, past every buffer and lock.
+///
+/// # Errors
+/// Those of write(2).
+pub fn write_output(mut text: &[u8]) -> io::Result<()> {
+    while !text.is_empty() {
+        match nix::unistd::write(io::stdout().as_fd(), text) {
+            Err(Errno::EINTR) => continue,
+            written => text = &text[written?..],
+        }
+    }
+    Ok(())
+}
+
+/// The number of a descriptor, for messages and `/proc`.
+pub fn number(descriptor: BorrowedFd<'_>) -> i32 {
+    descriptor.as_raw_fd()
+}

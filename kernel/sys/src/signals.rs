@@ -1,0 +1,59 @@
+//! Signals as events of a loop, and as a fresh program finds them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::process::Signal;
+
+/// Signals that come to a descriptor and to no handler.
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: SignalFd,
+}
+
+impl Signals {
+    /// Blocks these signals in the calling thread and has them come here. Threads and children made
+    /// from now on have them blocked too.
+    ///
+    /// # Errors
+    /// Those of signalfd(2); `InvalidInput` for real-time signals.
+    pub fn take(signals: &[Signal]) -> io::Result<Signals> {
+        let mut set = SigSet::empty();
+        for signal in signals {
+            set.add(nix::sys::signal::Signal::try_from(signal.as_raw())?);
+        }
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+        Ok(Signals { descriptor: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
+    }
+
+    /// The next signal that has come, without waiting.
+    ///
+    /// # Errors
+    /// Those of read(2).
+    pub fn next(&self) -> io::Result<Option<Signal>> {
+        let info = self.descriptor.read_signal()?;
+        Ok(info.and_then(|info| Signal::from_raw(info.ssi_signo as i32)))
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// Gives every signal its default action and blocks none, as a fresh program has it that inherits
+/// nothing; but SIGPIPE is ignored, as in every Rust program.
+pub fn reset_all() {
+    for signal in 1..=libc::SIGRTMAX() {
+        let action = if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: neither action is a function; signals that cannot be changed are refused.
+        unsafe { libc::signal(signal, action) };
+    }
+    // An empty mask is a valid one; nothing else can fail here.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
