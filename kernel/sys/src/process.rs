@@ -6,7 +6,7 @@
 //! between without hitting a stranger. Terminals, checkpoints and process trees do not live here.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -22,6 +22,12 @@ impl Pid {
     pub fn this() -> Pid {
         // SAFETY: getpid(2) takes nothing, changes nothing and cannot fail.
         Pid(unsafe { libc::getpid() })
+    }
+
+    /// The thread that asks: gettid(2). That of the main thread is the process's pid.
+    pub fn this_thread() -> Pid {
+        // SAFETY: gettid(2) takes nothing, changes nothing and cannot fail.
+        Pid(unsafe { libc::gettid() })
     }
 
     /// The parent of the process that asks: getppid(2). `None` where the parent lives in another
@@ -227,6 +233,39 @@ pub unsafe fn fork() -> io::Result<Fork> {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(Pid(pid))),
     }
+}
+
+/// Makes a copy of this process of which no output is lost and none is written twice: flushes what
+/// is buffered for stdout, by Rust's std and by C's stdio, and forks before anyone can add to it.
+///
+/// This is a safe function although other threads may run: the lock of std's stdout is held over
+/// the fork, glibc's fork keeps its own allocator and stdio usable in the child, and any other lock
+/// that another thread held then is still locked there. Who waits for such a lock in the child
+/// waits for ever; nobody gets to see what it protects half changed.
+///
+/// # Errors
+/// As [`fork`], or those of the write that flushes (then nothing has been forked).
+pub fn fork_flushed() -> io::Result<Fork> {
+    let mut stdout = io::stdout().lock();
+    stdout.flush()?;
+    flush_stdio();
+    // SAFETY: the alternatives that `fork` leaves are argued above: locks held elsewhere stay
+    // locked, which is a deadlock at worst.
+    unsafe { fork() }
+}
+
+/// Ends a forked child: writes out what it has buffered for stdout and leaves by [`exit_now`].
+/// What fails to be written has no reader any more and is dropped.
+pub fn leave(status: i32) -> ! {
+    let _ = io::stdout().flush();
+    flush_stdio();
+    exit_now(status)
+}
+
+/// Writes out the buffers of C's stdio, for code that prints through libc.
+fn flush_stdio() {
+    // SAFETY: fflush(3) of a null pointer flushes every output stream under the stream's own lock.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
 /// Ends this process at once: _exit(2). Nothing is flushed, no destructor and no atexit(3) handler
