@@ -7,9 +7,6 @@
 //! and stdin), `iopub` and `heartbeat`. [`FrontEnd`] is the main loop's side of them. It has one
 //! descriptor to sleep on, and not one of its methods blocks, [`FrontEnd::close`] apart.
 //!
-//! A request is itself the parent of what is sent for it: keep the [`Incoming`] (in an `Rc`, where output
-//! may come late). This interface is settled.
-//!
 //! Nothing here decides anything: but for the heartbeat's echo and IOPub's welcome, a message goes out
 //! because the main loop has said so. This module knows nothing of engine, supervisor or cells.
 
@@ -27,13 +24,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use jupyter_protocol::messaging::{InputRequest, JupyterMessageContent, Status, Stdio, StreamContent, UnknownMessage};
-use serde_json::json;
+use jupyter_protocol::messaging::{InputRequest, JupyterMessageContent, Status, Stdio, StreamContent};
 
 pub use bell::Bell;
 pub use connection::{Connection, ConnectionError, Transport};
 pub use info::kernel_info;
-pub use wire::{Channel, Incoming, PROTOCOL_VERSION};
+pub use wire::{Channel, Incoming, Origin, PROTOCOL_VERSION};
 
 use heartbeat::Heartbeat;
 use iopub::{Letter, Publisher};
@@ -86,8 +82,8 @@ impl FrontEnd {
     ///
     /// # Errors
     /// The socket that could not be bound, and where.
-    pub fn bind(connection: Connection) -> Result<FrontEnd, BindError> {
-        let binder = Binder { context: zmq::Context::new(), connection: &connection };
+    pub fn bind(connection: &Connection) -> Result<FrontEnd, BindError> {
+        let binder = Binder { context: zmq::Context::new(), connection };
         if connection.curve.is_some() && zmq::has("curve") != Some(true) {
             return Err(BindError::NoCurve);
         }
@@ -121,40 +117,15 @@ impl FrontEnd {
         self.requests.try_next()
     }
 
-    /// Puts messages back, in their order, in front of all others; [`FrontEnd::try_next`] gives them
-    /// again, and the descriptor is readable.
-    pub fn put_back(&self, messages: Vec<Incoming>) {
-        if !messages.is_empty() {
-            self.requests.put_back(messages);
-            self.bell.ring();
-        }
-    }
-
     /// Answers a request on the channel on which it came.
-    pub fn reply(&self, request: &Incoming, content: impl Into<JupyterMessageContent>) {
+    pub fn reply(&self, request: &Origin, content: impl Into<JupyterMessageContent>) {
         let (frames, _) = self.wire.pack(request.identities(), Some(request), content.into());
         self.requests.send(request.channel(), frames);
     }
 
-    /// Answers a request that nobody knows, or whose content is not what its type asks for, with an
-    /// error. What is not a request gets no answer and a line in the log.
-    pub fn reply_unknown(&self, request: &Incoming) {
-        let msg_type = request.header().msg_type.as_str();
-        tracing::warn!(msg_type, misfit = request.misfit(), "a message that the kernel cannot take");
-        let Some(name) = msg_type.strip_suffix("_request") else {
-            return;
-        };
-        let reason = match request.misfit() {
-            Some(misfit) => format!("the content of this {msg_type} cannot be read: {misfit}"),
-            None => format!("forklab does not know {msg_type}"),
-        };
-        let content = json!({ "status": "error", "ename": "ProtocolError", "evalue": reason, "traceback": [reason] });
-        self.reply(request, UnknownMessage { msg_type: format!("{name}_reply"), content });
-    }
-
     /// Asks the person behind a request for a line. Only where the request has `allow_stdin`.
     /// See [`Incoming::answers`].
-    pub fn request_input(&self, request: &Incoming, prompt: &str, password: bool) {
+    pub fn request_input(&self, request: &Origin, prompt: &str, password: bool) {
         let content = InputRequest { prompt: prompt.to_owned(), password };
         let (frames, msg_id) = self.wire.pack(request.identities(), Some(request), content.into());
         request.note_asked(msg_id);
@@ -162,7 +133,7 @@ impl FrontEnd {
     }
 
     /// Publishes a message to all front ends, behind everything that was published before.
-    pub fn iopub(&self, parent: Option<&Incoming>, content: impl Into<JupyterMessageContent>) {
+    pub fn iopub(&self, parent: Option<&Origin>, content: impl Into<JupyterMessageContent>) {
         match content.into() {
             JupyterMessageContent::StreamContent(stream) => self.stream(parent, stream.name, &stream.text),
             other => self.publish(parent, other),
@@ -170,7 +141,7 @@ impl FrontEnd {
     }
 
     /// Publishes text that a cell has written, as few messages of at most 256 KiB. No text: no message.
-    pub fn stream(&self, parent: Option<&Incoming>, name: Stdio, text: &str) {
+    pub fn stream(&self, parent: Option<&Origin>, name: Stdio, text: &str) {
         let mut rest = text;
         while !rest.is_empty() {
             let (piece, behind) = rest.split_at(rest.floor_char_boundary(LONGEST_TEXT));
@@ -180,12 +151,12 @@ impl FrontEnd {
     }
 
     /// Publishes that the kernel works on a request.
-    pub fn busy(&self, request: &Incoming) {
+    pub fn busy(&self, request: &Origin) {
         self.iopub(Some(request), Status::busy());
     }
 
     /// Publishes that the kernel is done with a request.
-    pub fn idle(&self, request: &Incoming) {
+    pub fn idle(&self, request: &Origin) {
         self.iopub(Some(request), Status::idle());
     }
 
@@ -215,7 +186,7 @@ impl FrontEnd {
     /// Dropping does the same.
     pub fn close(self) {}
 
-    fn publish(&self, parent: Option<&Incoming>, content: JupyterMessageContent) {
+    fn publish(&self, parent: Option<&Origin>, content: JupyterMessageContent) {
         let stream = matches!(content, JupyterMessageContent::StreamContent(_));
         let topic = format!("kernel.{}.{}", self.wire.session(), content.message_type());
         let (frames, _) = self.wire.pack(&[topic.into_bytes()], parent, content);

@@ -85,17 +85,6 @@ impl Requests {
         queues.urgent.pop_front().or_else(|| queues.shell.pop_front())
     }
 
-    /// Puts messages in front of all others of their kind, in their order.
-    pub(super) fn put_back(&self, messages: Vec<Incoming>) {
-        let mut queues = self.shared.queues();
-        for message in messages.into_iter().rev() {
-            match message.channel() {
-                Channel::Shell => queues.shell.push_front(message),
-                Channel::Control | Channel::Stdin => queues.urgent.push_front(message),
-            }
-        }
-    }
-
     /// Sends frames that begin with the identities of their receiver.
     pub(super) fn send(&self, channel: Channel, frames: Vec<Vec<u8>>) {
         self.shared.queues().out.push_back((channel, frames));

@@ -4,10 +4,10 @@
 //! crate's header keeps only the fields that it knows, writes dates with nine decimals, which
 //! jupyter_client does not take for a date, and announces protocol 5.3.
 
-use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hmac::{Hmac, KeyInit, Mac};
-use jupyter_protocol::messaging::{ExecuteRequest, Header, JupyterMessage, JupyterMessageContent, UnknownMessage};
+use jupyter_protocol::messaging::{Header, JupyterMessage, JupyterMessageContent, UnknownMessage};
 use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
@@ -28,91 +28,83 @@ pub enum Channel {
     Stdin,
 }
 
-/// A message from a front end, its signature checked. Replies and output name it as their parent;
-/// whoever may still write under it keeps it.
+/// Where a request came from, and what its answers and output name as their parent.
+/// Cheap to clone; a cell keeps one as long as anything may still be written under it.
 #[derive(Debug, Clone)]
-pub struct Incoming {
+pub struct Origin(Arc<OriginParts>);
+
+#[derive(Debug)]
+struct OriginParts {
     channel: Channel,
     identities: Vec<Vec<u8>>,
-    header: Header,
-    /// The header byte for byte: it may have fields that nobody here knows.
-    raw_header: Vec<u8>,
-    parent_header: Map<String, Value>,
-    metadata: Map<String, Value>,
-    content: JupyterMessageContent,
-    misfit: Option<String>,
-    buffers: Vec<Vec<u8>>,
+    msg_id: String,
+    /// The header as received, byte for byte: it may have fields that nobody here knows.
+    header: Vec<u8>,
     /// The identifier of the last `input_request` that was sent for it.
-    asked: RefCell<Option<String>>,
+    asked: Mutex<Option<String>>,
 }
 
-impl Incoming {
-    /// The channel on which it came.
+impl Origin {
+    /// The channel on which the request came.
     pub fn channel(&self) -> Channel {
-        self.channel
-    }
-
-    /// Its header. Fields that the sender left out are empty; `msg_id` and `msg_type` are there.
-    pub fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// Its header as received, JSON.
-    pub fn raw_header(&self) -> &[u8] {
-        &self.raw_header
+        self.0.channel
     }
 
     /// The frames that lead a ROUTER socket back to the sender.
     pub fn identities(&self) -> &[Vec<u8>] {
-        &self.identities
+        &self.0.identities
     }
 
-    /// The header of the message that it answers; empty if none is named.
-    pub fn parent_header(&self) -> &Map<String, Value> {
-        &self.parent_header
+    /// The request's identifier.
+    pub fn msg_id(&self) -> &str {
+        &self.0.msg_id
     }
 
-    /// Its metadata, such as JupyterLab's `cellId`.
-    pub fn metadata(&self) -> &Map<String, Value> {
-        &self.metadata
-    }
-
-    /// What it says. An `UnknownMessage` when its type is unknown, or when there is a [`Incoming::misfit`].
-    pub fn content(&self) -> &JupyterMessageContent {
-        &self.content
-    }
-
-    /// The content of an `execute_request`; `None` for every other message.
-    pub fn execute_request(&self) -> Option<&ExecuteRequest> {
-        match &self.content {
-            JupyterMessageContent::ExecuteRequest(request) => Some(request),
-            _ => None,
-        }
-    }
-
-    /// Why the content is not what its type asks for.
-    pub fn misfit(&self) -> Option<&str> {
-        self.misfit.as_deref()
-    }
-
-    /// What came behind the content.
-    pub fn buffers(&self) -> &[Vec<u8>] {
-        &self.buffers
-    }
-
-    /// Whether this `input_reply` belongs to the last question that was asked for `request`.
-    ///
-    /// JupyterLab names the `input_request` as the parent, others the request behind it, and
-    /// jupyter_client names nothing, which has to be taken as a yes.
-    pub fn answers(&self, request: &Incoming) -> bool {
-        let Some(parent) = self.parent_header.get("msg_id").and_then(Value::as_str) else {
-            return true;
-        };
-        parent == request.header.msg_id || request.asked.borrow().as_deref() == Some(parent)
+    /// The request's header as received, JSON.
+    pub fn header(&self) -> &[u8] {
+        &self.0.header
     }
 
     pub(super) fn note_asked(&self, msg_id: String) {
-        self.asked.replace(Some(msg_id));
+        *self.asked() = Some(msg_id);
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A message from a front end, its signature checked.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// The channel on which it came.
+    pub channel: Channel,
+    /// For replies and output.
+    pub origin: Origin,
+    /// Its header. Fields that the sender left out are empty; `msg_id` and `msg_type` are there.
+    pub header: Header,
+    /// The header of the message that it answers; empty if none is named.
+    pub parent_header: Map<String, Value>,
+    /// As received, such as JupyterLab's `cellId`.
+    pub metadata: Map<String, Value>,
+    /// What it says. An `UnknownMessage` when its type is unknown, or when `misfit` is set.
+    pub content: JupyterMessageContent,
+    /// Why the content is not what its type asks for. Such a request deserves an error as its reply.
+    pub misfit: Option<String>,
+    /// What came behind the content.
+    pub buffers: Vec<Vec<u8>>,
+}
+
+impl Incoming {
+    /// Whether this `input_reply` belongs to the last question that was asked for a request.
+    ///
+    /// JupyterLab names the `input_request` as the parent, others the request behind it, and
+    /// jupyter_client names nothing, which has to be taken as a yes.
+    pub fn answers(&self, request: &Origin) -> bool {
+        let Some(parent) = self.parent_header.get("msg_id").and_then(Value::as_str) else {
+            return true;
+        };
+        parent == request.msg_id() || request.asked().as_deref() == Some(parent)
     }
 }
 
@@ -168,7 +160,7 @@ impl Wire {
     pub fn pack(
         &self,
         routing: &[Vec<u8>],
-        parent: Option<&Incoming>,
+        parent: Option<&Origin>,
         content: JupyterMessageContent,
     ) -> (Vec<Vec<u8>>, String) {
         // The crate makes the message's identifier and its date.
@@ -184,7 +176,7 @@ impl Wire {
         });
         let parts = [
             header.to_string().into_bytes(),
-            parent.map_or_else(|| b"{}".to_vec(), |parent| parent.raw_header.clone()),
+            parent.map_or_else(|| b"{}".to_vec(), |parent| parent.header().to_vec()),
             b"{}".to_vec(),
             content_as_specified(&content).to_string().into_bytes(),
         ];
@@ -217,18 +209,14 @@ impl Wire {
         let parent_header = object("parent header", &parts[2])?;
         let metadata = object("metadata", &parts[3])?;
         let (content, misfit) = content(&header.msg_type, object("content", &parts[4])?);
-        Ok(Incoming {
+        let origin = Origin(Arc::new(OriginParts {
             channel,
             identities: frames,
-            header,
-            raw_header: std::mem::take(&mut parts[1]),
-            parent_header,
-            metadata,
-            content,
-            misfit,
-            buffers,
-            asked: RefCell::default(),
-        })
+            msg_id: header.msg_id.clone(),
+            header: std::mem::take(&mut parts[1]),
+            asked: Mutex::default(),
+        }));
+        Ok(Incoming { channel, origin, header, parent_header, metadata, content, misfit, buffers })
     }
 
     fn sign(&self, parts: &[Vec<u8>]) -> Vec<u8> {
