@@ -1,0 +1,380 @@
+//! Messages between a front end and the kernel's sockets: what is taken, what is dropped, what comes back.
+#![allow(missing_docs)]
+
+mod client;
+
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use client::{Channel, Client, Message};
+use forklab_server::jupyter::{self, Connection, FrontEnd, Incoming, kernel_info};
+use jupyter_protocol::messaging::{
+    ExecuteReply, ExecuteResult, JupyterMessageContent, Status, Stdio, StreamContent, UnknownMessage,
+};
+use serde_json::{Value, json};
+
+struct Pair {
+    front: FrontEnd,
+    client: Client,
+    _directory: tempfile::TempDir,
+}
+
+fn pair() -> Pair {
+    pair_with(|_| {})
+}
+
+fn pair_with(change: impl FnOnce(&mut Value)) -> Pair {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = client::connection_file(directory.path());
+    let mut content: Value = serde_json::from_slice(&std::fs::read(&path).expect("it was just written")).expect("JSON");
+    change(&mut content);
+    std::fs::write(&path, content.to_string()).expect("the test's directory can be written to");
+    let front = FrontEnd::bind(Connection::read(&path).expect("a good file")).expect("free sockets");
+    let mut client = Client::connect(&path);
+    client.deadline = Duration::from_secs(20);
+    Pair { front, client, _directory: directory }
+}
+
+/// Sleeps on the front end's descriptor, as the main loop does.
+fn next(front: &FrontEnd) -> Incoming {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(incoming) = front.try_next() {
+            return incoming;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "no message has come in");
+        sleep_on(front, left);
+    }
+}
+
+fn sleep_on(front: &FrontEnd, limit: Duration) {
+    let fd = std::os::fd::AsFd::as_fd(front).as_raw_fd();
+    let mut items = [zmq::PollItem::from_fd(fd, zmq::POLLIN)];
+    zmq::poll(&mut items, i64::try_from(limit.as_millis()).expect("short") + 1).expect("a descriptor can be polled");
+}
+
+#[test]
+fn a_request_arrives_whole_and_its_reply_names_it() {
+    let Pair { front, mut client, _directory } = pair();
+    let mut header = client.header("execute_request");
+    header["subshell_id"] = Value::Null;
+    header["of_the_future"] = json!({ "kept": [1, 2.5, "ñ"] });
+    let text = header.to_string();
+    let content = json!({ "code": "let ñ = 1;", "silent": true, "store_history": false, "user_expressions": { "a": "b" },
+        "allow_stdin": true, "stop_on_error": false });
+    let parts = [text.clone(), "{}".into(), json!({ "cellId": "c1" }).to_string(), content.to_string()].map(String::into_bytes);
+    let mut frames = client.signed(&parts);
+    frames.push(vec![0, 255]);
+    client.send_frames(Channel::Shell, &frames);
+
+    let incoming = next(&front);
+    assert_eq!(incoming.channel(), jupyter::Channel::Shell);
+    assert_eq!(incoming.raw_header(), text.as_bytes());
+    assert_eq!(incoming.metadata()["cellId"], "c1");
+    assert_eq!(incoming.buffers(), [vec![0, 255]]);
+    assert_eq!(incoming.identities(), [client.session.as_bytes()]);
+    let request = incoming.execute_request().expect("its type");
+    assert_eq!(request.code, "let ñ = 1;");
+    assert!(request.silent && !request.store_history && request.allow_stdin && !request.stop_on_error);
+
+    front.iopub(Some(&incoming), Status::busy());
+    front.reply(&incoming, ExecuteReply::default());
+    let reply = client.wait_for("the reply", |message| message.channel == Channel::Shell);
+    assert_eq!((reply.msg_type(), &reply.parent), ("execute_reply", &header));
+    assert_eq!(reply.content["user_expressions"], json!({}));
+    let busy = client.wait_for("busy", |message| message.is_status("busy"));
+    assert_eq!(busy.parent, header);
+    assert_eq!(busy.routing, [format!("kernel.{}.status", front.session()).into_bytes()]);
+    for message in [&reply, &busy] {
+        assert_header(message, &front);
+    }
+    assert_ne!(reply.header["msg_id"], busy.header["msg_id"]);
+}
+
+fn assert_header(message: &Message, front: &FrontEnd) {
+    let header = &message.header;
+    assert_eq!(header["version"], "5.5");
+    assert_eq!(header["session"], front.session());
+    assert!(header["username"].is_string());
+    // jupyter_client takes at most six decimals for a date.
+    let date = header["date"].as_str().expect("a text");
+    let shape: String = date.chars().map(|c| if c.is_ascii_digit() { '9' } else { c }).collect();
+    assert_eq!(shape, "9999-99-99T99:99:99.999999Z");
+}
+
+#[test]
+fn what_is_not_a_signed_message_is_dropped_and_the_next_one_is_answered() {
+    let Pair { front, client, _directory } = pair();
+    let header = client.header("kernel_info_request").to_string();
+    let good = [header.as_str(), "{}", "{}", "{}"].map(|part| part.as_bytes().to_vec());
+    let frames = client.signed(&good);
+    let with = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
+        let mut frames = frames.clone();
+        change(&mut frames);
+        frames
+    };
+    let part = |index: usize, text: &str| {
+        let mut parts = good.clone();
+        parts[index] = text.as_bytes().to_vec();
+        client.signed(&parts)
+    };
+    let bad: Vec<Vec<Vec<u8>>> = vec![
+        vec![vec![]],
+        vec![b"noise".to_vec()],
+        vec![b"<IDS|MSG>".to_vec()],
+        frames[1..].to_vec(),
+        with(&|frames| frames.truncate(5)),
+        with(&|frames| frames[1] = b"0".repeat(64)),
+        with(&|frames| frames[1] = Vec::new()),
+        with(&|frames| frames[1] = b"not hex".to_vec()),
+        with(&|frames| frames[1].truncate(32)),
+        with(&|frames| frames[5] = b"{\"changed\":true}".to_vec()),
+        with(&|frames| frames[1] = client::signature(b"another key", &good)),
+        part(0, "{"),
+        part(0, "[]"),
+        part(0, "{\"msg_id\": \"a\"}"),
+        part(0, "{\"msg_type\": \"execute_request\"}"),
+        part(0, "{\"msg_id\": 1, \"msg_type\": \"execute_request\"}"),
+        part(1, "null"),
+        part(2, "\u{7f}"),
+        part(3, "\"text\""),
+        part(3, &"[".repeat(100_000)),
+        vec![vec![b'x'; 8 << 20]],
+        vec![vec![b'y'; 10]; 5000],
+    ];
+    for channel in [Channel::Shell, Channel::Control, Channel::Stdin] {
+        for frames in &bad {
+            client.send_frames(channel, frames);
+        }
+        let id = client.send(channel, "kernel_info_request", json!({}));
+        assert_eq!(next(&front).header().msg_id, id, "nothing before it got through on {channel:?}");
+    }
+    assert!(front.try_next().is_none());
+}
+
+#[test]
+fn without_a_key_nothing_is_signed() {
+    let Pair { front, mut client, _directory } = pair_with(|file| file["key"] = json!(""));
+    client.send(Channel::Shell, "kernel_info_request", json!({}));
+    front.reply(&next(&front), kernel_info("1.95.0"));
+    let reply = client.wait_for("the reply", |message| message.channel == Channel::Shell);
+    assert_eq!(reply.msg_type(), "kernel_info_reply");
+}
+
+#[test]
+fn tcp_works_too() {
+    // Ports that nobody has now; if somebody takes one meanwhile, other ones are tried.
+    for _ in 0..20 {
+        let listeners = [0; 5].map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let ports = listeners.map(|listener| listener.local_addr().expect("it is bound").port());
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("connection.json");
+        let [shell, iopub, stdin, control, hb] = ports;
+        let content = json!({ "transport": "tcp", "ip": "127.0.0.1", "key": "k", "shell_port": shell, "iopub_port": iopub,
+            "stdin_port": stdin, "control_port": control, "hb_port": hb, "signature_scheme": "hmac-sha256" });
+        std::fs::write(&path, content.to_string()).expect("the directory can be written to");
+        let connection = Connection::read(&path).expect("a good file");
+        let Ok(front) = FrontEnd::bind(connection.clone()) else { continue };
+        let error = FrontEnd::bind(connection).err().expect("the ports are taken").to_string();
+        assert!(error.contains(&format!("tcp://127.0.0.1:{shell}")) && error.contains("shell"), "{error}");
+        let mut client = Client::connect(&path);
+        assert!(client.heart_beats());
+        client.send(Channel::Control, "interrupt_request", json!({}));
+        front.reply(&next(&front), kernel_info("1.95.0"));
+        client.wait_for("the reply", |message| message.channel == Channel::Control);
+        return;
+    }
+    panic!("no free ports in twenty attempts");
+}
+
+#[test]
+fn the_heart_beats_though_nobody_reads_messages() {
+    let Pair { front, client, _directory } = pair();
+    for _ in 0..100 {
+        client.send(Channel::Shell, "kernel_info_request", json!({}));
+        assert!(client.heart_beats());
+    }
+    drop(front);
+}
+
+#[test]
+fn each_subscription_is_welcomed_on_its_topic() {
+    let Pair { front, mut client, _directory } = pair();
+    let endpoint = format!("ipc://{}-2", _directory.path().join("s").display());
+    for topic in ["", "", "kernel.", "etwas"] {
+        let socket = client.context.socket(zmq::SUB).expect("a socket");
+        socket.set_rcvtimeo(20_000).expect("the option is known");
+        socket.set_subscribe(topic.as_bytes()).expect("a SUB subscribes");
+        socket.connect(&endpoint).expect("a good endpoint");
+        let frames = socket.recv_multipart(0).expect("a welcome");
+        let welcome = client::message(&client.key, Channel::Iopub, frames);
+        assert_eq!(welcome.routing, [topic.as_bytes()]);
+        assert_eq!((welcome.msg_type(), &welcome.content), ("iopub_welcome", &json!({ "subscription": topic })));
+        assert_eq!(welcome.parent, json!({}));
+        assert_header(&welcome, &front);
+    }
+    assert!(client.take_waiting().is_empty());
+}
+
+#[test]
+fn control_overtakes_shell() {
+    let Pair { front, client, _directory } = pair();
+    let cells = [(); 3].map(|()| client.send(Channel::Shell, "execute_request", json!({ "code": "1" })));
+    front.put_back(cells.iter().map(|_| next(&front)).collect());
+    let urgent = client.send(Channel::Control, "interrupt_request", json!({}));
+    let overtaking = loop {
+        let incoming = next(&front);
+        match incoming.channel() {
+            // Control is still on its way.
+            jupyter::Channel::Shell => front.put_back(vec![incoming]),
+            _ => break incoming,
+        }
+    };
+    assert_eq!(overtaking.header().msg_id, urgent);
+    assert_eq!(cells.clone().map(|_| next(&front).header().msg_id.clone()), cells);
+    assert!(front.try_next().is_none());
+}
+
+#[test]
+fn messages_are_published_in_order_and_long_text_in_pieces() {
+    let Pair { front, mut client, _directory } = pair();
+    for number in 0..5000 {
+        match number % 50 {
+            0 => front.iopub(None, Status::idle()),
+            _ => front.iopub(None, StreamContent::stdout(&format!("{number}\n"))),
+        }
+    }
+    for number in 0..5000 {
+        let message = client.wait_for("the next message", |message| message.channel == Channel::Iopub);
+        match number % 50 {
+            0 => assert!(message.is_status("idle")),
+            _ => assert_eq!(message.content, json!({ "name": "stdout", "text": format!("{number}\n") })),
+        }
+    }
+    let long = "añ€😀".repeat(200_000);
+    front.stream(None, Stdio::Stderr, &long);
+    front.stream(None, Stdio::Stderr, "");
+    front.iopub(None, Status::idle());
+    let mut text = String::new();
+    loop {
+        let message = client.wait_for("the pieces", |message| message.channel == Channel::Iopub);
+        if message.is_status("idle") {
+            break;
+        }
+        assert_eq!(message.content["name"], "stderr");
+        let piece = message.content["text"].as_str().expect("a text");
+        assert!(!piece.is_empty() && piece.len() <= 256 << 10);
+        text.push_str(piece);
+    }
+    assert!(text == long, "the pieces are the text");
+}
+
+#[test]
+fn questions_reach_who_asked_and_answers_find_their_question() {
+    let Pair { front, mut client, _directory } = pair();
+    client.send(Channel::Shell, "execute_request", json!({ "code": "input()", "allow_stdin": true }));
+    let cell = next(&front);
+    let mut ask = |prompt: &str| {
+        front.request_input(&cell, prompt, false);
+        client.wait_for("the question", |message| message.channel == Channel::Stdin)
+    };
+    let (first, second) = (ask("¿quién? "), ask("¿y quién más? "));
+    assert_eq!(first.content, json!({ "prompt": "¿quién? ", "password": false }));
+    assert_eq!(first.parent_id(), cell.header().msg_id);
+    let answered = |parent: Value| {
+        client.send_with_parent(Channel::Stdin, "input_reply", parent, json!({ "value": "yo" }));
+        let answer = next(&front);
+        assert!(matches!(answer.content(), JupyterMessageContent::InputReply(reply) if reply.value == "yo"));
+        answer.answers(&cell)
+    };
+    assert!(!answered(first.header), "the first question is no longer open");
+    assert!(answered(second.header), "as JupyterLab answers");
+    assert!(answered(second.parent), "as others answer");
+    assert!(answered(json!({})), "as jupyter_client answers");
+    assert!(!answered(json!({ "msg_id": "an-earlier-cells" })));
+}
+
+#[test]
+fn requests_that_leave_out_what_has_a_default_are_understood() {
+    let Pair { front, mut client, _directory } = pair();
+    for (msg_type, content) in [
+        ("execute_request", json!({ "code": "1" })),
+        ("execute_request", json!({ "code": "1", "user_expressions": null, "silent": true })),
+        // As jupyter_client's history() without arguments.
+        ("history_request", json!({ "raw": true, "output": false, "hist_access_type": "range", "session": 0, "start": 0 })),
+        ("history_request", json!({ "raw": true, "output": false, "hist_access_type": "tail", "n": 5 })),
+        ("history_request", json!({})),
+        ("inspect_request", json!({ "code": "a", "cursor_pos": 1 })),
+        ("shutdown_request", json!({})),
+        ("comm_info_request", json!({})),
+        ("comm_open", json!({ "comm_id": "c", "target_name": "t" })),
+        ("kernel_info_request", json!({ "unexpected": 1 })),
+    ] {
+        client.send(Channel::Shell, msg_type, content.clone());
+        let incoming = next(&front);
+        assert_eq!(incoming.misfit(), None, "{msg_type} {content}");
+        assert_eq!(incoming.content().message_type(), msg_type);
+        if let Some(request) = incoming.execute_request() {
+            assert_eq!((request.store_history, request.stop_on_error), (!request.silent, true));
+        }
+    }
+    for (msg_type, content, reply_type) in [
+        ("execute_request", json!({ "code": 7 }), "execute_reply"),
+        ("complete_request", json!({}), "complete_reply"),
+        ("unheard_of_request", json!({ "a": 1 }), "unheard_of_reply"),
+    ] {
+        client.send(Channel::Shell, msg_type, content);
+        let incoming = next(&front);
+        assert_eq!(incoming.header().msg_type, msg_type);
+        assert!(matches!(incoming.content(), JupyterMessageContent::UnknownMessage(_)));
+        front.reply_unknown(&incoming);
+        let reply = client.wait_for("an error", |message| message.channel == Channel::Shell);
+        assert_eq!((reply.msg_type(), &reply.content["status"]), (reply_type, &json!("error")));
+        for field in ["ename", "evalue"] {
+            assert!(reply.content[field].is_string());
+        }
+    }
+}
+
+#[test]
+fn contents_are_as_the_specification_wants_them() {
+    let Pair { front, mut client, _directory } = pair();
+    client.send(Channel::Shell, "kernel_info_request", json!({}));
+    let request = next(&front);
+    front.reply(&request, kernel_info("1.95.0"));
+    let info = client.wait_for("the reply", |message| message.channel == Channel::Shell).content;
+    assert_eq!(info["status"], "ok");
+    assert_eq!(info["protocol_version"], "5.5");
+    assert_eq!(info["implementation"], "forklab");
+    assert_eq!((&info["language_info"]["name"], &info["language_info"]["version"]), (&json!("rust"), &json!("1.95.0")));
+    assert_eq!(info["language_info"]["file_extension"], ".rs");
+    assert_eq!(info["supported_features"], json!([]));
+    assert!(info["banner"].is_string() && info["help_links"].is_array());
+    front.iopub(None, ExecuteResult::default());
+    let result = client.wait_for("the result", |message| message.msg_type() == "execute_result");
+    assert_eq!(result.content, json!({ "execution_count": 0, "data": {}, "metadata": {} }));
+    front.iopub(None, UnknownMessage { msg_type: "raw".to_owned(), content: json!({ "as": "it is" }) });
+    assert_eq!(client.wait_for("raw", |message| message.msg_type() == "raw").content, json!({ "as": "it is" }));
+    front.iopub(None, UnknownMessage { msg_type: "empty".to_owned(), content: Value::Null });
+    assert_eq!(client.wait_for("empty", |message| message.msg_type() == "empty").content, json!({}));
+}
+
+#[test]
+fn closing_delivers_what_was_sent_before() {
+    let Pair { front, mut client, _directory } = pair();
+    client.send(Channel::Control, "shutdown_request", json!({ "restart": false }));
+    let request = next(&front);
+    for _ in 0..200 {
+        front.stream(Some(&request), Stdio::Stdout, "last words\n");
+    }
+    front.reply(&request, ExecuteReply::default());
+    front.idle(&request);
+    let begun = Instant::now();
+    front.close();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    client.wait_for("the reply", |message| message.channel == Channel::Control);
+    client.wait_for("idle", |message| message.is_status("idle"));
+    let streams = client.take_waiting().iter().filter(|message| message.msg_type() == "stream").count();
+    assert_eq!(streams, 200);
+}
