@@ -84,13 +84,6 @@ impl Library {
         table.to_vec()
     }
 
-    /// Whether a text lies in this object's memory, and not in that of another.
-    pub fn holds(&self, text: Text, function: Function) -> bool {
-        let base = |address: *const c_void| image(address).map(|info| info.dli_fbase);
-        let of_function = base(function.0 as *const c_void);
-        of_function.is_some() && of_function == base(text.0.cast())
-    }
-
     fn symbol(&self, name: &CStr) -> Option<NonNull<c_void>> {
         // SAFETY: the handle is that of an object which is never unloaded.
         NonNull::new(unsafe { libc::dlsym(self.handle.as_ptr(), name.as_ptr()) })
@@ -109,6 +102,13 @@ impl Function {
     /// and it may return in a forked child too.
     pub fn call(self, variables: Variables) -> Variables {
         Variables((self.0)(variables.0))
+    }
+
+    /// Whether a text lies in the shared object of this function, and not in another.
+    pub fn lies_with(self, text: Text) -> bool {
+        let base = |address: *const c_void| image(address).map(|info| info.dli_fbase);
+        let own = base(self.0 as *const c_void);
+        own.is_some() && own == base(text.0.cast())
     }
 }
 

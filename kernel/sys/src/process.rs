@@ -146,7 +146,7 @@ impl From<nix::sys::signal::Signal> for Signal {
 }
 
 /// How a process ended. It prints as `exit status 3` or `killed by SIGSEGV (core dumped)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExitStatus {
     /// It left by itself, with this status (0 to 255; 0 means success).
     Exited(i32),
@@ -194,6 +194,13 @@ impl fmt::Display for ExitStatus {
             ExitStatus::Signaled { signal, core: false } => write!(f, "killed by {signal}"),
             ExitStatus::Signaled { signal, core: true } => write!(f, "killed by {signal} (core dumped)"),
         }
+    }
+}
+
+/// As `Display`: a notebook shows values by their `Debug`.
+impl fmt::Debug for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

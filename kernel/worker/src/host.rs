@@ -17,8 +17,8 @@
 /// The version of the table's layout.
 pub const VERSION: u32 = 1;
 
-/// A text crossing the border.
-pub type Text = *const u8;
+/// A text crossing the border: the address of its first byte.
+pub use forklab_sys::generated::Text;
 
 /// What generated code may call.
 #[repr(C)]

@@ -83,7 +83,9 @@ pub enum FromSupervisor {
         /// Who reads.
         pid: ProcessId,
     },
-    /// The process that was said to want input no longer does (it died, or a signal ended its read).
+    /// The process that was said to want input no longer does (it died, or a signal ended its read),
+    /// or the task in which it was said has ended, or another begins. A process that still waits is
+    /// said anew.
     InputCancelled {
         /// Who.
         pid: ProcessId,
@@ -92,6 +94,12 @@ pub enum FromSupervisor {
     Processes {
         /// Their pids.
         pids: Vec<ProcessId>,
+    },
+    /// The worker died between two tasks and could not be restored: every variable is gone.
+    /// A new, empty worker is there. Within a task, `Outcome` says the same by `restored: false`.
+    StateLost {
+        /// How the worker ended.
+        how: Exit,
     },
     /// The far side cannot go on; the kernel must be restarted.
     Failed {
@@ -173,4 +181,20 @@ pub enum Exit {
         /// Whether it left a core.
         core: bool,
     },
+}
+
+impl From<forklab_sys::process::ExitStatus> for Exit {
+    fn from(status: forklab_sys::process::ExitStatus) -> Self {
+        use forklab_sys::process::ExitStatus;
+        match status {
+            ExitStatus::Exited(code) => Exit::Exited(code),
+            ExitStatus::Signaled { signal, core } => Exit::Signaled { signal: signal.as_raw(), core },
+        }
+    }
+}
+
+impl From<forklab_sys::process::Pid> for ProcessId {
+    fn from(pid: forklab_sys::process::Pid) -> Self {
+        ProcessId(pid.as_raw())
+    }
 }

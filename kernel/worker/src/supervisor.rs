@@ -1,0 +1,233 @@
+//! The supervisor: one thread, one loop, owner of the worker, its checkpoint and everything below.
+//!
+//! Events come in by [`Supervisor::wait`], one at a time; each is handled to its end before the
+//! next. This file holds the state and the loop; `requests` what the server asks for, `life` the
+//! worker's birth, death and replacement, `tree` killing and reaping, `input` who waits for the
+//! keyboard. User code never runs here.
+
+mod input;
+mod life;
+mod requests;
+mod tree;
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use forklab_sys::channel::{Channel, Received};
+use forklab_sys::descriptors::peer;
+use forklab_sys::events::readable;
+use forklab_sys::procfs::Identity;
+use forklab_sys::process::{ExitStatus, Pid, Signal};
+use forklab_sys::pty::Pty;
+use forklab_sys::role;
+use forklab_sys::signals::Signals;
+
+use crate::messages::{CellId, FromSupervisor, Task, ToSupervisor};
+use crate::orders::{FromWorker, ToWorker};
+use input::Keyboard;
+use life::{After, Checkpoint};
+
+/// The name of the socket in the kernel's runtime directory.
+const SOCKET: &str = "supervisor.sock";
+
+/// How long a worker may take to say half a message; all of ours come in one piece.
+const PATIENCE_FOR_A_MESSAGE: Duration = Duration::from_secs(5);
+
+type Server = Channel<FromSupervisor, ToSupervisor>;
+type Connection = Channel<ToWorker, FromWorker>;
+
+/// Runs as the supervisor until the server says so or closes its end of the channel; every process
+/// below has ended by then. `runtime_dir` is a directory that only this user can enter.
+///
+/// # Errors
+/// When the system does not give what the supervisor stands on: a terminal, a socket, signals; or
+/// when the first worker cannot be started.
+pub fn main(server: UnixStream, runtime_dir: PathBuf) -> io::Result<()> {
+    let mut supervisor = Supervisor::start(server, runtime_dir)?;
+    let result = supervisor.run();
+    supervisor.end_everything();
+    result
+}
+
+struct Supervisor {
+    server: Server,
+    signals: Signals,
+    listener: UnixListener,
+    socket: PathBuf,
+    pty: Pty,
+    worker: Pid,
+    /// How the present worker ended, between its reaping and what is done about it.
+    worker_ended: Option<ExitStatus>,
+    /// To the present worker. None while it runs a task.
+    connection: Option<Connection>,
+    phase: Phase,
+    /// How many workers in a row have not come up.
+    failed_starts: u32,
+    checkpoint: Option<Checkpoint>,
+    /// A task that came while the worker was not ready.
+    queued: Option<Queued>,
+    keyboard: Keyboard,
+}
+
+/// What the present worker does.
+enum Phase {
+    /// It gets ready: fresh or woken. A worker that takes longer than until `deadline` is replaced.
+    Starting { after: After, woken: bool, deadline: Instant },
+    /// It waits for a task.
+    Idle,
+    /// It runs one. `before` lived below the supervisor when the task began.
+    Busy { cell: CellId, before: HashSet<Identity> },
+}
+
+struct Queued {
+    cell: CellId,
+    task: Task,
+    checkpoint: bool,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// What can happen.
+enum Event {
+    Server(Option<Received<ToSupervisor>>),
+    Signal,
+    Knock,
+    Worker,
+    Screen,
+    Clock,
+}
+
+impl Supervisor {
+    fn start(server: UnixStream, runtime_dir: PathBuf) -> io::Result<Supervisor> {
+        role::set_name(c"supervisor");
+        role::adopt_orphans()?;
+        // SIGTERM is the server's death, of which the closed channel tells too. SIGINT is for
+        // whoever sits at the terminal from which Jupyter was started, and not for us.
+        let signals = Signals::take(&[Signal::CHLD, Signal::TERM, Signal::INT, Signal::HUP])?;
+        role::receive_when_parent_dies(Signal::TERM)?;
+        let socket = runtime_dir.join(SOCKET);
+        let listener = UnixListener::bind(&socket)?;
+        listener.set_nonblocking(true)?;
+        let pty = Pty::open()?;
+        let (worker, connection) = life::spawn(&socket, &pty)?;
+        Ok(Supervisor {
+            server: Channel::new(server),
+            signals,
+            listener,
+            socket,
+            pty,
+            worker,
+            worker_ended: None,
+            connection: Some(connection),
+            phase: Phase::starting(After::Nothing, false),
+            failed_starts: 0,
+            checkpoint: None,
+            queued: None,
+            keyboard: Keyboard::new(),
+        })
+    }
+
+    /// The loop. Returns when the server wants it or is gone.
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            match self.wait()? {
+                Event::Server(None) => return Ok(()),
+                Event::Server(Some(Received { value: ToSupervisor::Shutdown, .. })) => return Ok(()),
+                Event::Server(Some(request)) => self.on_request(request)?,
+                Event::Signal => {
+                    if self.on_signals()? {
+                        return Ok(());
+                    }
+                }
+                Event::Knock => self.on_knock()?,
+                Event::Worker => self.on_worker()?,
+                Event::Screen => self.pty.discard_output()?,
+                Event::Clock => self.on_clock()?,
+            }
+            if let Some(status) = self.worker_ended.take() {
+                self.on_worker_ended(status)?;
+            }
+        }
+    }
+
+    /// Waits for the next event. The server comes first: an interrupt must not queue up behind
+    /// what it is to end.
+    fn wait(&mut self) -> io::Result<Event> {
+        let mut sources: Vec<BorrowedFd<'_>> =
+            vec![self.server.as_fd(), self.signals.as_fd(), self.listener.as_fd(), self.pty.screen()];
+        sources.extend(self.connection.as_ref().map(AsFd::as_fd));
+        let patience = self.next_clock().map(|at| at.saturating_duration_since(Instant::now()));
+        let ready = readable(&sources, patience)?;
+        Ok(match ready.iter().position(|ready| *ready) {
+            Some(0) => Event::Server(self.server.receive()?),
+            Some(1) => Event::Signal,
+            Some(2) => Event::Knock,
+            Some(3) => Event::Screen,
+            Some(_) => Event::Worker,
+            None => Event::Clock,
+        })
+    }
+
+    /// The next moment at which something is due without anybody's saying so.
+    fn next_clock(&self) -> Option<Instant> {
+        let deadline = match &self.phase {
+            Phase::Starting { deadline, .. } => Some(*deadline),
+            _ => None,
+        };
+        [deadline, self.keyboard.next_look()].into_iter().flatten().min()
+    }
+
+    fn on_clock(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        if matches!(&self.phase, Phase::Starting { deadline, .. } if *deadline <= now) {
+            self.give_up_starting();
+        }
+        if self.keyboard.next_look().is_some_and(|at| at <= now) {
+            self.look_for_readers()?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether it is time to leave.
+    fn on_signals(&mut self) -> io::Result<bool> {
+        let mut leave = false;
+        while let Some(signal) = self.signals.next()? {
+            leave |= signal == Signal::TERM;
+        }
+        self.reap();
+        Ok(leave)
+    }
+
+    /// Somebody connects. Only the worker has business here, and only when it runs a task.
+    fn on_knock(&mut self) -> io::Result<()> {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error),
+            };
+            // The pid is the worker's own and not another's who got it later: the worker is our
+            // child, and its pid stays taken until we reap it.
+            if peer(&stream)? != Some(self.worker) {
+                continue;
+            }
+            if matches!(self.phase, Phase::Busy { .. }) {
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(PATIENCE_FOR_A_MESSAGE))?;
+                self.connection = Some(Channel::new(stream));
+            }
+        }
+    }
+
+    fn tell(&self, message: &FromSupervisor) -> io::Result<()> {
+        match self.server.send(message) {
+            // The server is gone; the next event is the end of its channel.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+            other => other,
+        }
+    }
+}

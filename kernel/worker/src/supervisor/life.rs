@@ -1,0 +1,217 @@
+//! The worker's life: birth, readiness, death, and replacement by its checkpoint.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use forklab_sys::channel::Channel;
+use forklab_sys::events::readable;
+use forklab_sys::process::{ExitStatus, Pid, Signal, kill};
+use forklab_sys::pty::Pty;
+
+use super::{Connection, Phase, Supervisor};
+use crate::messages::{CellId, Exit, FromSupervisor, Outcome, ProcessId};
+use crate::orders::{FromWorker, ToWorker};
+
+/// A worker that has not said within this time that it is ready never will.
+const TIME_TO_START: Duration = Duration::from_secs(20);
+
+/// After so many workers that do not come up, another one will not either.
+const MOST_FAILED_STARTS: u32 = 3;
+
+/// A copy of the worker, asleep. It leaves when `line` is closed.
+pub struct Checkpoint {
+    pub pid: Pid,
+    line: UnixStream,
+}
+
+/// What the server is owed when the worker that is starting has come up.
+#[derive(Debug, Clone, Copy)]
+pub enum After {
+    /// The first worker: nothing.
+    Nothing,
+    /// The worker before this one died in a task.
+    Died { cell: CellId, how: Exit },
+    /// The worker before this one was killed by an interrupt.
+    Interrupted { cell: CellId },
+    /// The worker before this one died between two tasks.
+    Between { how: Exit },
+}
+
+impl Phase {
+    pub fn starting(after: After, woken: bool) -> Phase {
+        Phase::Starting { after, woken, deadline: Instant::now() + TIME_TO_START }
+    }
+}
+
+/// Starts a fresh worker: this same program in another role.
+pub fn spawn(socket: &Path, pty: &Pty) -> io::Result<(Pid, Connection)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("forklab").arg("worker").stdin(Stdio::from(OwnedFd::from(theirs)));
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    // A panic in a cell shows its message and no pages of backtrace.
+    command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
+    for (name, value) in [("TERM", "xterm-color"), ("PAGER", "cat"), ("GIT_PAGER", "cat")] {
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
+    }
+    let child = command.spawn()?;
+    let pid = Pid::from_raw(child.id() as i32).expect("a child has a pid");
+    let connection: Connection = Channel::new(ours);
+    connection.send_with(&ToWorker::Begin { socket: socket.to_owned() }, &[pty.terminal()])?;
+    Ok((pid, connection))
+}
+
+impl Supervisor {
+    /// The worker says something, or has closed its connection.
+    pub fn on_worker(&mut self) -> io::Result<()> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        match connection.receive() {
+            Ok(Some(message)) => {
+                let FromWorker::Ready { ended, checkpoint } = message.value;
+                self.on_ready(ended, checkpoint, message.descriptors)
+            }
+            // It left; how, its reaping will tell. Or it speaks nonsense, in which case user code
+            // has got hold of the worker's connection, and the worker is not to be trusted.
+            Ok(None) | Err(_) => {
+                self.end_worker();
+                Ok(())
+            }
+        }
+    }
+
+    fn on_ready(
+        &mut self,
+        ended: Option<Outcome>,
+        checkpoint: Option<ProcessId>,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let line = descriptors.into_iter().next().map(UnixStream::from);
+        let pid = checkpoint.and_then(|pid| Pid::from_raw(pid.0));
+        let fresh = pid.zip(line).map(|(pid, line)| Checkpoint { pid, line });
+        let before = std::mem::replace(&mut self.phase, Phase::Idle);
+        // The commit: from here on a rollback leads to this moment.
+        self.drop_checkpoint();
+        self.checkpoint = fresh;
+        self.failed_starts = 0;
+        match (before, ended) {
+            (Phase::Busy { cell, .. }, Some(outcome)) => {
+                self.end_of_task()?;
+                self.tell(&FromSupervisor::Ended { cell, outcome })?;
+            }
+            (Phase::Starting { after, woken, .. }, None) => self.settle_accounts(after, woken)?,
+            _ => self.end_worker(),
+        }
+        self.run_queued()
+    }
+
+    /// A new worker is there: says so, and what became of the task in which the old one died.
+    fn settle_accounts(&mut self, after: After, restored: bool) -> io::Result<()> {
+        self.tell(&FromSupervisor::Worker { pid: self.worker.into() })?;
+        match after {
+            After::Nothing => Ok(()),
+            After::Died { cell, how } => {
+                self.tell(&FromSupervisor::Ended { cell, outcome: Outcome::Died { how, restored } })
+            }
+            After::Interrupted { cell } => {
+                self.tell(&FromSupervisor::Ended { cell, outcome: Outcome::Interrupted { restored } })
+            }
+            After::Between { .. } if restored => Ok(()),
+            After::Between { how } => self.tell(&FromSupervisor::StateLost { how }),
+        }
+    }
+
+    /// The worker has ended and is reaped.
+    pub fn on_worker_ended(&mut self, status: ExitStatus) -> io::Result<()> {
+        // Its last words count: a worker that has reported has finished its task, whatever killed
+        // it then; and one that was killed while it reported has not.
+        self.hear_out()?;
+        let how = status.into();
+        match &mut self.phase {
+            Phase::Busy { cell, before } => {
+                let (cell, before) = (*cell, std::mem::take(before));
+                let checkpoint = self.checkpoint.as_ref().map(|c| c.pid);
+                self.end_tree(|process| Some(process.pid) == checkpoint || before.contains(process))?;
+                self.end_of_task()?;
+                self.replace(After::Died { cell, how })
+            }
+            Phase::Idle => self.replace(After::Between { how }),
+            // A restored worker that does not come up: a fresh one will, but knows nothing.
+            Phase::Starting { after, woken, .. } => {
+                let (after, woken) = (*after, *woken);
+                self.failed_starts += u32::from(!woken);
+                if self.failed_starts < MOST_FAILED_STARTS {
+                    return self.replace_by_fresh(after);
+                }
+                let message = format!("the process that runs the cells does not start ({status}); restart the kernel");
+                self.tell(&FromSupervisor::Failed { message: message.clone() })?;
+                Err(io::Error::other(message))
+            }
+        }
+    }
+
+    /// Takes in what the worker has sent and we have not read yet.
+    pub fn hear_out(&mut self) -> io::Result<()> {
+        self.on_knock()?;
+        let Some(connection) = &self.connection else { return Ok(()) };
+        if readable(&[connection.as_fd()], Some(Duration::ZERO))?[0] {
+            self.on_worker()?;
+        }
+        Ok(())
+    }
+
+    /// Wakes the checkpoint; without one, starts afresh.
+    pub fn replace(&mut self, after: After) -> io::Result<()> {
+        let Some(checkpoint) = self.checkpoint.take() else { return self.replace_by_fresh(after) };
+        let connection: Connection = Channel::new(checkpoint.line);
+        if connection.send_with(&ToWorker::Wake, &[self.pty.terminal()]).is_err() {
+            return self.replace_by_fresh(after);
+        }
+        self.worker = checkpoint.pid;
+        self.worker_ended = None;
+        self.connection = Some(connection);
+        self.phase = Phase::starting(after, true);
+        Ok(())
+    }
+
+    fn replace_by_fresh(&mut self, after: After) -> io::Result<()> {
+        self.drop_checkpoint();
+        let (worker, connection) = spawn(&self.socket, &self.pty)?;
+        self.worker = worker;
+        self.worker_ended = None;
+        self.connection = Some(connection);
+        self.phase = Phase::starting(after, false);
+        Ok(())
+    }
+
+    /// Ends the checkpoint. Its reaping comes with its signal.
+    pub fn drop_checkpoint(&mut self) {
+        if let Some(checkpoint) = self.checkpoint.take() {
+            // It is our child and not reaped, so the pid is its own.
+            let _ = kill(checkpoint.pid, Signal::KILL);
+        }
+    }
+
+    /// Ends the worker. What is to be done about it is done when it is reaped.
+    pub fn end_worker(&mut self) {
+        // It is our child and not reaped, so the pid is its own.
+        if self.worker_ended.is_none() {
+            let _ = kill(self.worker, Signal::KILL);
+        }
+        // Readable for ever, now that nobody is at the other end.
+        self.connection = None;
+    }
+
+    pub fn give_up_starting(&mut self) {
+        if let Phase::Starting { deadline, .. } = &mut self.phase {
+            *deadline = Instant::now() + TIME_TO_START;
+        }
+        self.end_worker();
+    }
+}

@@ -1,0 +1,137 @@
+//! The worker: runs one task after the other in its main thread and keeps the variables.
+//!
+//! While user code runs it holds no descriptor of the kernel's but the cell's own; what it needs to
+//! find its way back is the supervisor's address. Nothing here may print: standard output and
+//! standard error are the cell's.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use forklab_sys::channel::Channel;
+use forklab_sys::checkpoint::{self, Copy};
+use forklab_sys::descriptors::{Reserve, connect, null, set_standard, take_standard_input};
+use forklab_sys::generated::{Library, Variables};
+use forklab_sys::process::{ExitStatus, Signal, exit_now};
+use forklab_sys::{pty, role, signals};
+
+use crate::messages::{Outcome, ProcessId, Report, Task};
+use crate::orders::{FromWorker, ToWorker};
+use crate::report;
+
+type Supervisor = Channel<FromWorker, ToWorker>;
+
+/// With what the worker leaves when it cannot reach its supervisor any more, because user code has
+/// taken the means away (no descriptor left, another root directory).
+const UNREACHABLE: i32 = 70;
+
+/// Runs as the worker. Standard input is the first connection to the supervisor. Returns when the
+/// supervisor has gone.
+///
+/// # Errors
+/// When the supervisor's first word is not what it should be, or the terminal cannot be taken.
+pub fn main() -> io::Result<()> {
+    let supervisor: Supervisor = Channel::new(UnixStream::from(take_standard_input()?));
+    role::set_name(c"forklab");
+    signals::reset_all();
+    pty::new_session()?;
+    let null = null()?;
+    set_standard(None, Some(null.as_fd()), Some(null.as_fd()))?;
+    drop(null);
+    let Some(first) = supervisor.receive()? else { return Ok(()) };
+    let ToWorker::Begin { socket } = first.value else {
+        return Err(io::Error::other("the supervisor did not begin at the beginning"));
+    };
+    settle(first.descriptors)?;
+    Worker { socket, variables: Variables::none() }.serve(supervisor)
+}
+
+/// What a process does that becomes the worker: fresh from exec, or woken.
+fn settle(descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    let [terminal] = <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| io::Error::other("no terminal came"))?;
+    role::receive_when_parent_dies(Signal::KILL)?;
+    set_standard(Some(terminal.as_fd()), None, None)?;
+    pty::take_terminal(terminal.as_fd())?;
+    report::become_worker();
+    Ok(())
+}
+
+struct Worker {
+    socket: PathBuf,
+    variables: Variables,
+}
+
+impl Worker {
+    fn serve(mut self, mut supervisor: Supervisor) -> io::Result<()> {
+        let mut ended = None;
+        loop {
+            match checkpoint::take() {
+                Ok(Copy::Original { pid, line }) => {
+                    let ready = FromWorker::Ready { ended, checkpoint: Some(ProcessId::from(pid)) };
+                    supervisor.send_with(&ready, &[line.as_fd()])?;
+                }
+                Ok(Copy::Woken { line }) => {
+                    supervisor = Channel::new(line);
+                    let Some(order) = supervisor.receive()? else { return Ok(()) };
+                    settle(order.descriptors)?;
+                    ended = None;
+                    continue;
+                }
+                Err(_) => supervisor.send(&FromWorker::Ready { ended, checkpoint: None })?,
+            }
+            let Some(order) = supervisor.receive()? else { return Ok(()) };
+            let ToWorker::Run { task } = order.value else {
+                return Err(io::Error::other("the supervisor asked a running worker to begin"));
+            };
+            put_on(order.descriptors)?;
+            drop(supervisor);
+            ended = Some(self.run(task));
+            supervisor = Channel::new(connect(&self.socket).unwrap_or_else(|_| exit_now(UNREACHABLE)));
+        }
+    }
+
+    /// Runs a task. Returns in the worker only.
+    fn run(&mut self, task: Task) -> Outcome {
+        let outcome = match task {
+            Task::Call { library, function } => self.call(&library, &function).map(|()| report::finish()),
+            Task::Shell { command } => shell(&command),
+        };
+        match outcome {
+            Ok(report) => Outcome::Returned(report),
+            Err(error) => Outcome::NotRun { message: error.to_string() },
+        }
+    }
+
+    fn call(&mut self, library: &Path, function: &str) -> io::Result<()> {
+        let library = Library::open(library)?;
+        let function = library.function(function)?;
+        report::begin(&library, function);
+        let reserve = Reserve::keep();
+        let variables = function.call(self.variables);
+        // From here on this may be a child that user code forked and that came to the function's
+        // end. It must not go further: what follows speaks for the worker.
+        if !report::in_worker() {
+            report::leave_child();
+        }
+        self.variables = variables;
+        reserve.release();
+        Ok(())
+    }
+}
+
+/// Makes the cell's terminal, stdout and stderr this process's own.
+fn put_on(descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    let [terminal, output, errors] =
+        <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| io::Error::other("not three descriptors came"))?;
+    set_standard(Some(terminal.as_fd()), Some(output.as_fd()), Some(errors.as_fd()))
+}
+
+fn shell(command: &str) -> io::Result<Report> {
+    let mut child = Command::new("sh").arg("-c").arg(command).spawn()?;
+    // This child only: other children are the lesson's to wait for. Where the lesson ignores
+    // SIGCHLD, the kernel has reaped it, and its status is lost.
+    let status = child.wait().ok().map(|status| ExitStatus::from(status).into());
+    Ok(Report { shell: status, ..Report::default() })
+}

@@ -1,0 +1,276 @@
+//! A far side to talk to, as the server does, and the outside facts about it.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use forklab_sys::capture::{self, Capture, Piece};
+use forklab_sys::channel::Channel;
+use forklab_sys::events::readable;
+use forklab_worker::messages::{CellId, Exit, FromSupervisor, Outcome, Report, Task, ToSupervisor};
+
+/// Nothing here takes that long; whoever waits longer waits in vain.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+pub struct FarSide {
+    channel: Option<Channel<ToSupervisor, FromSupervisor>>,
+    supervisor: Child,
+    directory: PathBuf,
+    mark: String,
+    cells: u64,
+}
+
+/// A cell under way, and what it has written so far.
+pub struct Cell {
+    pub id: CellId,
+    stdout: Stream,
+    stderr: Stream,
+}
+
+#[derive(Default)]
+struct Stream {
+    capture: Option<Capture>,
+    pieces: Vec<(i32, String)>,
+}
+
+impl Stream {
+    fn open() -> (Stream, OwnedFd) {
+        let (capture, writer) = capture::pair().expect("a socket pair");
+        (Stream { capture: Some(capture), pieces: Vec::new() }, writer)
+    }
+
+    fn take_in(&mut self) -> &[(i32, String)] {
+        let capture = self.capture.as_ref().expect("an open stream");
+        let mut buffer = [0; 65536];
+        while let Piece::Data { len, pid } = capture.read(&mut buffer).expect("a readable stream") {
+            let pid = pid.expect("a pid of this namespace").as_raw();
+            self.pieces.push((pid, String::from_utf8_lossy(&buffer[..len]).into_owned()));
+        }
+        &self.pieces
+    }
+
+    fn text(&mut self) -> String {
+        self.take_in().iter().map(|(_, text)| text.as_str()).collect()
+    }
+}
+
+impl Cell {
+    pub fn stdout(&mut self) -> String {
+        self.stdout.text()
+    }
+
+    pub fn stderr(&mut self) -> String {
+        self.stderr.text()
+    }
+
+    /// Who wrote what to stdout.
+    pub fn pieces(&mut self) -> Vec<(i32, String)> {
+        self.stdout.take_in().to_vec()
+    }
+
+    /// The numbers in the cell's stdout.
+    pub fn numbers(&mut self) -> Vec<i32> {
+        self.stdout().split_whitespace().map(|n| n.parse().expect("a number")).collect()
+    }
+
+    /// As [`Cell::numbers`], when there are so many.
+    pub fn numbers_until(&mut self, count: usize) -> Vec<i32> {
+        until("numbers", || self.stdout().lines().count() >= count);
+        self.numbers()
+    }
+
+    /// Waits until stdout holds a text.
+    pub fn until_stdout(&mut self, text: &str) {
+        until(text, || self.stdout().contains(text));
+    }
+}
+
+impl FarSide {
+    pub fn start() -> FarSide {
+        let mark = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(format!("forklab-far-side-{mark}"));
+        std::fs::create_dir(&directory).expect("a new directory");
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let supervisor = Command::new(env!("CARGO_BIN_EXE_forklab-far-side"))
+            .arg("supervisor")
+            .arg(&directory)
+            .env("FORKLAB_TEST_MARK", &mark)
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .expect("the supervisor starts");
+        let mut far = FarSide { channel: Some(Channel::new(ours)), supervisor, directory, mark, cells: 0 };
+        far.worker();
+        far
+    }
+
+    pub fn supervisor(&self) -> i32 {
+        self.supervisor.id() as i32
+    }
+
+    pub fn send(&self, message: &ToSupervisor) {
+        self.channel.as_ref().expect("an open channel").send(message).expect("a supervisor that listens");
+    }
+
+    /// The next message.
+    pub fn next(&mut self) -> FromSupervisor {
+        let channel = self.channel.as_ref().expect("an open channel");
+        assert!(readable(&[channel.as_fd()], Some(DEADLINE)).expect("poll")[0], "the supervisor says nothing");
+        channel.receive().expect("a message").expect("a supervisor that lives").value
+    }
+
+    pub fn says_nothing_for(&mut self, patience: Duration) -> bool {
+        let channel = self.channel.as_ref().expect("an open channel");
+        !readable(&[channel.as_fd()], Some(patience)).expect("poll")[0]
+    }
+
+    /// Waits for a new worker's pid.
+    pub fn worker(&mut self) -> i32 {
+        match self.next() {
+            FromSupervisor::Worker { pid } => pid.0,
+            other => panic!("a worker was to come, not {other:?}"),
+        }
+    }
+
+    pub fn wants_input(&mut self) -> i32 {
+        match self.next() {
+            FromSupervisor::WantsInput { pid } => pid.0,
+            other => panic!("a reader was to be found, not {other:?}"),
+        }
+    }
+
+    pub fn begin(&mut self, task: Task, checkpoint: bool) -> Cell {
+        self.cells += 1;
+        let id = CellId(self.cells);
+        let ((stdout, out), (stderr, err)) = (Stream::open(), Stream::open());
+        let channel = self.channel.as_ref().expect("an open channel");
+        channel
+            .send_with(&ToSupervisor::Run { cell: id, task, checkpoint }, &[out.as_fd(), err.as_fd()])
+            .expect("a supervisor that listens");
+        Cell { id, stdout, stderr }
+    }
+
+    pub fn call(&mut self, function: &str) -> Cell {
+        self.begin(task(function), true)
+    }
+
+    pub fn shell(&mut self, command: &str) -> Cell {
+        self.begin(Task::Shell { command: command.to_owned() }, true)
+    }
+
+    /// Waits for the end of a cell, as the next message.
+    pub fn ended(&mut self, cell: &Cell) -> Outcome {
+        match self.next() {
+            FromSupervisor::Ended { cell: id, outcome } if id == cell.id => outcome,
+            other => panic!("the cell was to end, not {other:?}"),
+        }
+    }
+
+    /// Waits for a cell's return.
+    pub fn returned(&mut self, cell: &Cell) -> Report {
+        match self.ended(cell) {
+            Outcome::Returned(report) => report,
+            other => panic!("the cell was to return, not {other:?}"),
+        }
+    }
+
+    /// Runs a cell that returns.
+    pub fn run(&mut self, function: &str) -> (Cell, Report) {
+        let cell = self.call(function);
+        let report = self.returned(&cell);
+        (cell, report)
+    }
+
+    /// Runs a cell in which the worker dies; its end, and the new worker's pid.
+    pub fn run_to_death(&mut self, function: &str) -> (Cell, Exit, i32) {
+        let cell = self.call(function);
+        let worker = self.worker();
+        match self.ended(&cell) {
+            Outcome::Died { how, restored: true } => (cell, how, worker),
+            other => panic!("the worker was to die and come back, not {other:?}"),
+        }
+    }
+
+    /// What lives below the supervisor, worker and checkpoint left out.
+    pub fn processes(&mut self) -> Vec<i32> {
+        self.send(&ToSupervisor::ListProcesses);
+        match self.next() {
+            FromSupervisor::Processes { pids } => pids.iter().map(|pid| pid.0).collect(),
+            other => panic!("a list was to come, not {other:?}"),
+        }
+    }
+
+    /// Every process that descends from this far side, by what it inherited.
+    pub fn marked(&self) -> HashSet<i32> {
+        let mark = format!("FORKLAB_TEST_MARK={}", self.mark);
+        let entries = std::fs::read_dir("/proc").expect("a /proc");
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+        let has_mark = |pid: &i32| {
+            std::fs::read(format!("/proc/{pid}/environ"))
+                .is_ok_and(|all| all.split(|&b| b == 0).any(|entry| entry == mark.as_bytes()))
+        };
+        pids.filter(has_mark).collect()
+    }
+
+    /// Closes the channel and waits for the supervisor's end.
+    pub fn close(&mut self) {
+        self.channel = None;
+        let supervisor = &mut self.supervisor;
+        until("the supervisor leaves", || supervisor.try_wait().expect("it is ours").is_some());
+    }
+}
+
+impl Drop for FarSide {
+    fn drop(&mut self) {
+        self.close();
+        let left = self.marked();
+        let _ = std::fs::remove_dir_all(&self.directory);
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "processes are left: {left:?}");
+        }
+    }
+}
+
+/// Waits until a fact holds.
+pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !fact() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+pub fn alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// The call of a victim.
+pub fn task(function: &str) -> Task {
+    Task::Call { library: library().to_owned(), function: function.to_owned() }
+}
+
+/// The victims' shared object, compiled once.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cells-{}.so", std::process::id()));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/far_side/cells.c");
+        compile(&source, &target).expect("a C compiler: rustc links with it");
+        target
+    })
+}
+
+fn compile(source: &Path, target: &Path) -> io::Result<()> {
+    let mut command = Command::new("cc");
+    command.args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(target).arg(source);
+    if command.status()?.success() { Ok(()) } else { Err(io::Error::other("cc fails")) }
+}

@@ -1,0 +1,292 @@
+//! The far side as the server sees it: tasks, deaths, rollbacks, input, interrupts.
+
+mod harness;
+
+use std::time::Duration;
+
+use forklab_worker::messages::{Exit, FromSupervisor, Outcome, ToSupervisor};
+use harness::{FarSide, alive, task, until};
+
+fn killed_by(signal: i32) -> impl Fn(Exit) -> bool {
+    move |how| matches!(how, Exit::Signaled { signal: s, .. } if s == signal)
+}
+
+#[test]
+fn a_cell_prints_and_returns() {
+    let mut far = FarSide::start();
+    let (mut cell, report) = far.run("hello");
+    assert_eq!((cell.stdout().as_str(), cell.stderr().as_str()), ("partialbuffered", "oops\n"));
+    assert_eq!(report, Default::default());
+    assert_eq!(far.run("environment").0.stdout(), "quiet\n");
+    assert_eq!(far.run("first_descriptor").0.stdout(), "3\n");
+    let missing = far.call("no_such_function");
+    assert!(matches!(far.ended(&missing), Outcome::NotRun { message } if message.contains("no_such_function")));
+    far.run("nothing");
+}
+
+#[test]
+fn the_workers_pid_is_stable_and_its_writes_are_its_own() {
+    let mut far = FarSide::start();
+    let pid = far.run("own_pid").0.numbers()[0];
+    let mut second = far.run("own_pid").0;
+    assert_eq!(second.pieces(), [(pid, format!("{pid}\n"))]);
+}
+
+#[test]
+fn a_child_that_returns_leaves_and_does_not_come_back() {
+    let mut far = FarSide::start();
+    let mut cell = far.run("child_returns").0;
+    let pieces = cell.pieces();
+    let [(child, text), ..] = &pieces[..] else { panic!("nothing was written") };
+    assert_eq!(text, "child\n");
+    assert_eq!(cell.stdout(), format!("child\n{child}\n0\n"));
+    assert!(far.says_nothing_for(Duration::ZERO));
+    let mut cell = far.run("child_panics").0;
+    let numbers = cell.numbers();
+    assert_eq!(numbers[1], 101);
+    assert_eq!(cell.stderr(), format!("process {} panicked at In [7], line 2, column 5:\nboom\n", numbers[0]));
+}
+
+#[test]
+fn what_generated_code_tells_is_reported() {
+    let mut far = FarSide::start();
+    let (mut cell, report) = far.run("panics");
+    let panic = report.panic.expect("a panic");
+    let location = panic.location.expect("a location");
+    assert_eq!((panic.message.as_str(), location.execution, location.line, location.column), ("boom", Some(7), 2, 5));
+    assert_eq!(cell.stderr(), "");
+    let (mut cell, report) = far.run("catches_a_panic");
+    assert_eq!(report.panic, None);
+    assert!(cell.stderr().ends_with("panicked at In [7], line 2, column 5:\ncaught\n"));
+    assert_eq!(far.run("fails").1.error.as_deref(), Some("no such thing"));
+    let (mut cell, report) = far.run("shows");
+    let shown: Vec<_> = report.displays.iter().map(|(mime, content)| (mime.as_str(), content.as_str())).collect();
+    assert_eq!(shown, [("text/plain", "one"), ("text/html", "<b>")]);
+    assert_eq!(cell.stdout(), "noise\nEVCXR_BEGIN_CONTENT text/html\n");
+    let (mut cell, report) = far.run("thread_panics");
+    assert_eq!(report.panic, None);
+    assert!(cell.stderr().starts_with("thread 'helper' of process "));
+    assert!(cell.stderr().ends_with(" panicked at /other.rs:3:4:\nin a thread\n"));
+}
+
+#[test]
+fn a_dead_worker_is_restored_with_its_variables() {
+    let mut far = FarSide::start();
+    let old = far.run("own_pid").0.numbers()[0];
+    assert_eq!(far.run("count").0.stdout(), "1\n");
+    assert_eq!(far.run("count").0.stdout(), "2\n");
+    let (mut cell, how, new) = far.run_to_death("exits");
+    assert_eq!((how, cell.stdout().as_str()), (Exit::Exited(3), "last words"));
+    assert_ne!(old, new);
+    assert_eq!(far.run("own_pid").0.numbers(), [new]);
+    assert_eq!(far.run("count").0.stdout(), "3\n");
+    assert!(killed_by(11)(far.run_to_death("count_then_crash").1));
+    assert_eq!(far.run("count").0.stdout(), "4\n", "the crashed cell's own count is undone");
+    for (function, signal) in [("crashes", 11), ("kills_itself", 9), ("kills_its_group", 9), ("killed_by_its_child", 15)] {
+        assert!(killed_by(signal)(far.run_to_death(function).1), "{function}");
+    }
+    let (mut cell, how, _) = far.run_to_death("execs");
+    assert_eq!((how, cell.stdout().as_str()), (Exit::Exited(0), "another program\n"));
+    assert_eq!(far.run("count").0.stdout(), "5\n");
+}
+
+#[test]
+fn without_a_checkpoint_the_state_is_gone_and_said_to_be() {
+    let mut far = FarSide::start();
+    far.run("count");
+    let cell = far.begin(task("crashes"), false);
+    far.worker();
+    assert!(matches!(far.ended(&cell), Outcome::Died { restored: false, .. }));
+    assert_eq!(far.run("count").0.stdout(), "1\n");
+    let mut cell = far.begin(task("count"), false);
+    far.returned(&cell);
+    assert_eq!(cell.stdout(), "2\n");
+    far.run_to_death("crashes");
+    assert_eq!(far.run("count").0.stdout(), "3\n");
+}
+
+#[test]
+fn a_worker_that_dies_between_cells_is_restored_too() {
+    let mut far = FarSide::start();
+    far.run("count");
+    far.run("killed_later");
+    far.wants_input();
+    far.send(&ToSupervisor::Input { text: "now\n".to_owned() });
+    let new = far.worker();
+    assert_eq!(far.run("own_pid").0.numbers(), [new]);
+    assert_eq!(far.run("count").0.stdout(), "2\n");
+}
+
+#[test]
+fn a_crash_ends_what_its_cell_started_and_nothing_else() {
+    let mut far = FarSide::start();
+    let earlier = far.run("leaves_an_orphan").0.numbers_until(1)[0];
+    let mut cell = far.run_to_death("orphan_then_crash").0;
+    let own = cell.numbers_until(1)[0];
+    assert!(!alive(own));
+    assert!(alive(earlier));
+    assert_eq!(far.processes(), [earlier]);
+    assert_eq!(far.run("waits_for_all").0.stdout(), "1\n", "the worker has no child that is not the lesson's");
+    far.send(&ToSupervisor::Interrupt);
+    until("the orphan ends", || !alive(earlier));
+    assert_eq!(far.processes(), [0; 0]);
+    far.run("nothing");
+}
+
+#[test]
+fn late_output_names_its_writer_and_comes_to_its_own_cell() {
+    let mut far = FarSide::start();
+    let (mut first, _) = far.run("late_writer");
+    let reader = far.wants_input();
+    // A task begins and ends: what was said is taken back each time, and said anew.
+    let mut second = far.call("nothing");
+    assert!(matches!(far.next(), FromSupervisor::InputCancelled { pid } if pid.0 == reader));
+    far.returned(&second);
+    assert_eq!(far.wants_input(), reader);
+    far.send(&ToSupervisor::Input { text: "go\n".to_owned() });
+    first.until_stdout(&format!("3\n{reader}\n"));
+    assert!(first.pieces().iter().all(|(pid, _)| *pid == reader));
+    assert_eq!(second.stdout(), "");
+}
+
+#[test]
+fn an_interrupt_ends_everything_and_keeps_the_variables() {
+    let mut far = FarSide::start();
+    far.run("count");
+    let orphan = far.run("leaves_an_orphan").0.numbers_until(1)[0];
+    let mut cell = far.call("spins_with_company");
+    cell.until_stdout("spinning");
+    far.send(&ToSupervisor::Interrupt);
+    far.worker();
+    assert!(matches!(far.ended(&cell), Outcome::Interrupted { restored: true }));
+    assert!(!alive(orphan));
+    assert_eq!(far.processes(), [0; 0]);
+    // Supervisor, worker, checkpoint.
+    until("the old checkpoint is gone", || far.marked().len() == 3);
+    assert_eq!(far.run("count").0.stdout(), "2\n");
+}
+
+#[test]
+fn the_end_of_the_channel_ends_everything() {
+    let mut far = FarSide::start();
+    far.run("leaves_an_orphan");
+    let mut cell = far.call("spins_with_company");
+    cell.until_stdout("spinning");
+    assert!(far.marked().len() > 5);
+    far.close();
+    assert!(far.marked().is_empty());
+}
+
+#[test]
+fn any_process_may_read_from_the_person() {
+    let mut far = FarSide::start();
+    let worker = far.run("own_pid").0.numbers()[0];
+    for function in ["reads", "polls", "thread_reads"] {
+        let mut cell = far.call(function);
+        assert_eq!(far.wants_input(), worker, "{function}");
+        far.send(&ToSupervisor::Input { text: format!("{function}\n") });
+        far.returned(&cell);
+        assert_eq!(cell.stdout(), format!("[{function}\n]\n"));
+    }
+    let mut cell = far.shell("cat; read a b; echo $b-$a");
+    far.wants_input();
+    far.send(&ToSupervisor::Input { text: "one\ntwo\n".to_owned() });
+    far.wants_input();
+    far.send(&ToSupervisor::EndOfInput);
+    far.wants_input();
+    far.send(&ToSupervisor::Input { text: "x y\n".to_owned() });
+    assert_eq!(far.returned(&cell).shell, Some(Exit::Exited(0)));
+    assert_eq!(cell.stdout(), "one\ntwo\ny-x\n");
+}
+
+#[test]
+fn each_blocked_read_is_said_once_and_two_readers_one_after_the_other() {
+    let mut far = FarSide::start();
+    let mut cell = far.call("two_readers");
+    let first = far.wants_input();
+    assert!(far.says_nothing_for(Duration::from_millis(100)));
+    far.send(&ToSupervisor::Input { text: "a\n".to_owned() });
+    let second = far.wants_input();
+    far.send(&ToSupervisor::EndOfInput);
+    far.returned(&cell);
+    assert!(first > 0 && second > 0);
+    let mut lines: Vec<_> = cell.stdout().lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["[]", "[a", "]"]);
+}
+
+#[test]
+fn a_long_line_and_a_rapid_dialogue_arrive_whole() {
+    let mut far = FarSide::start();
+    let mut cell = far.shell("head -n 1 | wc -c; for i in $(seq 300); do read x; echo $x; done");
+    far.wants_input();
+    far.send(&ToSupervisor::Input { text: "y".repeat(20_000) + "\n" });
+    for i in 0..300 {
+        far.wants_input();
+        far.send(&ToSupervisor::Input { text: format!("{i}\n") });
+    }
+    far.returned(&cell);
+    let expected: String = std::iter::once(20_001).chain(0..300).map(|n| format!("{n}\n")).collect();
+    assert_eq!(cell.stdout(), expected);
+}
+
+#[test]
+fn a_reader_that_dies_cancels_and_unread_text_is_forgotten() {
+    let mut far = FarSide::start();
+    let cell = far.call("reader_dies");
+    let reader = far.wants_input();
+    assert!(matches!(far.next(), FromSupervisor::InputCancelled { pid } if pid.0 == reader));
+    far.returned(&cell);
+    let cell = far.call("reads");
+    far.wants_input();
+    far.send(&ToSupervisor::Input { text: "one\ntoo many\n".to_owned() });
+    far.returned(&cell);
+    let mut cell = far.call("reads");
+    far.wants_input();
+    far.send(&ToSupervisor::EndOfInput);
+    far.returned(&cell);
+    assert_eq!(cell.stdout(), "[]\n");
+}
+
+#[test]
+fn a_shell_line_has_the_terminal_and_its_status_is_told() {
+    let mut far = FarSide::start();
+    let mut cell = far.shell("tty; ps -t $(tty) -o comm=; exit 7");
+    assert_eq!(far.returned(&cell).shell, Some(Exit::Exited(7)));
+    let output = cell.stdout();
+    let lines: Vec<_> = output.lines().collect();
+    assert!(lines[0].starts_with("/dev/pts/"));
+    assert_eq!(lines[1..], ["forklab", "sh", "ps"]);
+    let cell = far.shell("kill -9 $$");
+    assert!(killed_by(9)(far.returned(&cell).shell.expect("a status")));
+}
+
+#[test]
+fn a_cell_may_use_up_or_close_every_descriptor() {
+    let mut far = FarSide::start();
+    far.run("count");
+    far.run("uses_up_descriptors");
+    assert_eq!(far.run("count").0.stdout(), "2\n");
+    let mut far = FarSide::start();
+    far.run("count");
+    far.run("closes_everything");
+    far.run("lowers_its_limit");
+    assert_eq!(far.run("count").0.stdout(), "2\n");
+    far.run_to_death("crashes");
+    assert_eq!(far.run("count").0.stdout(), "3\n");
+}
+
+#[test]
+fn two_thousand_forks_that_fall_off_the_end() {
+    let mut far = FarSide::start();
+    far.run("forks_much");
+    assert_eq!(far.processes(), [0; 0]);
+    assert!(far.says_nothing_for(Duration::ZERO));
+}
+
+#[test]
+fn a_pipe_from_an_earlier_cell_has_an_end() {
+    let mut far = FarSide::start();
+    far.run("makes_a_pipe");
+    assert_eq!(far.run("reads_the_pipe_to_its_end").0.stdout(), "7\n");
+}
