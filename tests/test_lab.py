@@ -1,0 +1,87 @@
+"""Lessons in a real JupyterLab, looked at and typed into in a real browser."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+pytest.importorskip("playwright")
+
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+import lab  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+# For working on these tests without forklab: any kernel, and the notebooks of another folder.
+NOTEBOOKS = Path(os.environ.get("FORKLAB_TEST_NOTEBOOKS", ROOT / "notebooks"))
+LINES = ["hola mundo", "segunda línea", "end"]
+PICTURES = os.environ.get("FORKLAB_TEST_PICTURES")
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(lab.CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    with sync_playwright() as playwright, lab.browser_page(playwright) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    work = tmp_path_factory.mktemp("lab")
+    folder = work / "notebooks"
+    shutil.copytree(NOTEBOOKS, folder)
+    make_interactive(folder / "05-pipe-interactivo.ipynb")
+    with lab.jupyter_lab(folder, work) as where:
+        yield where
+
+
+def make_interactive(path: Path):
+    """Lesson 5 for a person: answers that stand in its cells are used only when nobody can be asked."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.source.startswith("%%stdin"):
+            first, _, rest = cell.source.partition("\n")
+            cell.source = "\n".join([first.replace(" --always", ""), rest])
+    with open(path, "w", encoding="utf-8") as file:
+        nbformat.write(notebook, file)
+
+
+def take_picture(page, name: str):
+    if PICTURES:
+        page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+
+def test_lesson_4_is_interleaved_on_the_page(page, address):
+    notebook = lab.Notebook(page, address, "04-dos-hijos.ipynb")
+    notebook.clear()
+    assert not "".join(notebook.outputs()).strip()
+    notebook.run_all()
+    notebook.wait_until_done(180)
+    take_picture(page, "lesson-04")
+    text = "\n".join(notebook.outputs())
+    pids = set(re.findall(r"\b\d{2,7}\b", text))
+    assert len(pids) >= 3, f"the parent and two children:\n{text}"
+    assert re.search(r"\bNo\b", text) and re.search(r"\bS[ií]\b", text), text
+
+
+def test_lesson_5_answers_what_is_typed(page, address):
+    notebook = lab.Notebook(page, address, "05-pipe-interactivo.ipynb")
+    notebook.clear()
+    notebook.run_all()
+    typed = 0
+    # Each program of the lesson asks until it is told to end.
+    while notebook.asks_or_is_done(120):
+        notebook.answer(LINES[typed % len(LINES)])
+        typed += 1
+    take_picture(page, "lesson-05")
+    text = "\n".join(notebook.outputs())
+    assert typed >= len(LINES), text
+    assert "H: HOLA MUNDO" in text, text
+    assert "H: SEGUNDA LÍNEA" in text, text
