@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use forklab_engine::messages::{FromRunner, ToEngine, ToRunner, Verdict};
-use forklab_worker::messages::{CellId, Outcome, Report, Task, ToSupervisor};
+use forklab_worker::messages::{CellId, Exit, Outcome, Report, Task, ToSupervisor};
 use jupyter_protocol::messaging::{ExecuteInput, ExecuteReply, ExecuteRequest, ReplyError, ReplyStatus};
 
 use super::compiler::{Bundle, State, Successor};
@@ -339,6 +339,22 @@ impl Kernel {
                 }
                 _ => self.fail(error),
             },
+        }
+    }
+
+    /// The worker died between two cells, and its variables with it.
+    pub(super) fn state_lost(&mut self, how: Exit) {
+        self.answer_runner(&ToRunner::StateLost);
+        self.must_tell = Some(report::lost_between_cells(how));
+    }
+
+    /// The far side cannot do what it must, such as ending a process.
+    pub(super) fn far_side_failed(&mut self, message: &str) {
+        tracing::error!(message, "the supervisor has failed");
+        let error = report::kernel(format!("{message}; restart the kernel"));
+        match &mut self.running {
+            None => self.must_tell = Some(error),
+            Some(running) => running.error = running.error.take().or(Some(error)),
         }
     }
 

@@ -227,7 +227,8 @@ impl Kernel {
             Ok(Some(FromSupervisor::InputCancelled { pid })) => self.on_input_cancelled(pid),
             Ok(Some(FromSupervisor::Worker { pid })) => tracing::debug!(pid = pid.0, "the worker"),
             Ok(Some(FromSupervisor::Processes { .. })) => {}
-            Ok(Some(other)) => self.on_far_trouble(&other),
+            Ok(Some(FromSupervisor::StateLost { how })) => self.state_lost(how),
+            Ok(Some(FromSupervisor::Failed { message })) => self.far_side_failed(&message),
             end @ (Ok(None) | Err(_)) => {
                 tracing::error!(?end, "the supervisor ended");
                 let fresh = Far::start(&self.program, self.runtime.path())?;

@@ -108,15 +108,37 @@ fn excerpt(source: &str, place: &Location) -> Option<Vec<String>> {
 }
 
 fn died(how: Exit, restored: bool) -> ReplyError {
-    let (ename, what) = match how {
-        Exit::Exited(status) => ("Exit".to_owned(), format!("the cell left its process with exit({status})")),
-        Exit::Signaled { signal, .. } => {
-            let name = Signal::from_raw(signal).map_or_else(|| format!("signal {signal}"), |signal| signal.to_string());
-            let meaning = meaning(signal).map_or_else(String::new, |meaning| format!(" ({meaning})"));
-            (name.clone(), format!("{name}{meaning} ended the cell's process"))
-        }
+    let what = match how {
+        Exit::Exited(status) => format!("the cell left its process with exit({status})"),
+        Exit::Signaled { signal, .. } => format!("{} ended the cell's process", described(signal)),
     };
-    error(&ename, format!("{what}{}", state(Some(restored))), [])
+    error(&end_name(how), format!("{what}{}", state(Some(restored))), [])
+}
+
+/// The notebook's process ended while no cell ran, by a left-over process or thread of a cell.
+pub fn lost_between_cells(how: Exit) -> ReplyError {
+    let what = match how {
+        Exit::Exited(status) => format!("left with exit({status})"),
+        Exit::Signaled { signal, .. } => format!("was ended by {}", described(signal)),
+    };
+    let what = format!("the notebook's process {what} while no cell ran{}", state(Some(false)));
+    error(&end_name(how), what, ["this cell has not run".to_owned()])
+}
+
+fn end_name(how: Exit) -> String {
+    match how {
+        Exit::Exited(_) => "Exit".to_owned(),
+        Exit::Signaled { signal, .. } => signal_name(signal),
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    Signal::from_raw(signal).map_or_else(|| format!("signal {signal}"), |signal| signal.to_string())
+}
+
+fn described(signal: i32) -> String {
+    let meaning = meaning(signal).map_or_else(String::new, |meaning| format!(" ({meaning})"));
+    format!("{}{meaning}", signal_name(signal))
 }
 
 fn state(restored: Option<bool>) -> &'static str {

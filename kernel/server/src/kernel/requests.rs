@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use forklab_engine::messages::ToEngine;
-use forklab_worker::messages::FromSupervisor;
 use jupyter_protocol::messaging::{
     CommClose, CommInfoReply, CompleteReply, HistoryReply, InspectReply, InterruptReply, IsCompleteReply, JupyterMessageContent,
     ShutdownReply, UnknownMessage,
@@ -214,11 +213,6 @@ impl Kernel {
         for (_, analysis) in std::mem::take(&mut self.analyses) {
             self.unanswered(analysis);
         }
-    }
-
-    /// The far side reports trouble that is not a cell's.
-    pub(super) fn on_far_trouble(&mut self, message: &FromSupervisor) {
-        tracing::error!(?message, "trouble on the far side");
     }
 }
 
