@@ -81,7 +81,11 @@ impl Pipe {
 
 /// One end of a two-way pipe. Mirrors Python's `Connection`.
 ///
-/// It is closed when it is dropped. Any number of processes and threads may hold copies of it; for
+/// It is closed when it is dropped. The kernel keeps what is sent and not received yet, but not
+/// without end (some hundred small values, or one of 200 KiB): then `send` waits. Two processes that
+/// both send a lot before they receive wait for each other for ever.
+///
+/// Any number of processes and threads may hold copies of it; for
 /// messages that are longer than what the kernel writes at once (some 64 KiB) they must agree on
 /// who sends when, and on who receives always, as with every stream.
 pub struct Connection(End<UnixStream>);

@@ -23,7 +23,7 @@ pub(crate) trait OpenEnd: Send + Sync {
 
 #[derive(Default)]
 pub(crate) struct Shared {
-    /// Whose children `unjoined` and `started` count: of another process after a fork.
+    /// Whose children `unjoined` holds: after a fork, another process's than the one that looks.
     owner: Option<Pid>,
     /// Where this process stands among its kin: `""` for the first, `1`, `1:2`, as in Python.
     identity: String,
@@ -64,7 +64,6 @@ impl Guard {
         let shared = self.shared();
         if shared.owner != Some(this) {
             shared.owner = Some(this);
-            shared.made = 0;
             shared.unjoined.clear();
         }
     }
@@ -79,9 +78,11 @@ impl Guard {
         }
     }
 
-    /// Says which this process is, after a fork.
+    /// Says which this process is, after a fork: it counts its own children from 1.
     pub(crate) fn become_child(&mut self, identity: String) {
-        self.shared().identity = identity;
+        let shared = self.shared();
+        shared.identity = identity;
+        shared.made = 0;
     }
 
     /// Has a child reaped some time after its end.
