@@ -7,15 +7,11 @@
 //! subscriber, the thread waits, the inbox fills to [`INBOX`] bytes, [`Publisher::room`] says no, the
 //! main loop stops reading the cell's output, and the cell's own write blocks. Memory stays bounded.
 //!
-//! A subscriber that takes nothing for [`PATIENCE`] (its process is stopped) holds nobody up any longer:
-//! until it moves again, streams that it has no room for are lost to it, and only to it.
-//! Other messages have [`QUEUE`] more places there, so that a front end that is continued finds the
-//! cell's error and its idle.
-//!
-//! The two limits are `n` and `2n` with `n` even, for a reason in libzmq: a receiving pipe
-//! tells the sending one how far it has read at each multiple of half the limit. The multiples of
-//! `n` are multiples of both halves, so among `n` messages there is always one that is told, whichever
-//! limit the pipe has at that moment; otherwise a pipe could be read empty and be thought full for ever.
+//! A subscriber that has made no room for [`PATIENCE`] (its process is stopped) holds nobody up any
+//! longer. One message is then sent in the way that drops: ZeroMQ leaves the subscriber whose queue
+//! refused it out of everything, until that subscriber has read half of its queue. The others get
+//! all; nobody waits again for the one that sleeps; and when it goes on it is back by itself,
+//! without what was published meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,14 +32,11 @@ const QUEUE: i32 = 64;
 /// How many bytes wait in the inbox before there is no room.
 const INBOX: usize = 32 << 20;
 
-/// How long nothing may move before a subscriber counts as stalled.
+/// How long a subscriber may make no room before it is left out.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long one attempt to send waits while nobody is known to be stalled.
+/// How long one attempt to send waits before it is looked whether the kernel wants to leave.
 const ATTEMPT: Duration = Duration::from_millis(200);
-
-/// How long others are given to make room while somebody is known to be stalled.
-const SHORT_ATTEMPT: Duration = Duration::from_millis(10);
 
 /// How long what is left is tried after `close`.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -52,8 +45,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Letter {
     /// Topic, delimiter, signature and the four parts.
     pub(super) frames: Vec<Vec<u8>>,
-    /// Whether it may be lost to a stalled subscriber before others are.
-    pub(super) stream: bool,
 }
 
 impl Letter {
@@ -99,7 +90,7 @@ impl Publisher {
     /// Publishes on a socket made by [`prepare`] and bound, from now on.
     pub(super) fn start(socket: zmq::Socket, wire: Arc<Wire>, main: Arc<Bell>) -> io::Result<Publisher> {
         let shared = Arc::new(Shared { inbox: Mutex::default(), bell: Bell::new()?, main });
-        let writer = Writer { socket, wire, shared: shared.clone(), stalled: None };
+        let writer = Writer { socket, wire, shared: shared.clone() };
         let thread = std::thread::Builder::new().name("iopub".to_owned()).spawn(move || writer.run())?;
         Ok(Publisher { shared, thread: Some(thread) })
     }
@@ -144,11 +135,6 @@ pub(super) fn prepare(socket: &mut zmq::Socket) -> zmq::Result<()> {
     set_xpub_nodrop(socket, true)
 }
 
-/// Since when, and what it has cost.
-struct Stall {
-    lost: u64,
-}
-
 enum Sent {
     Done,
     /// Some subscriber has no room. Nothing was sent to anybody.
@@ -159,7 +145,6 @@ struct Writer {
     socket: zmq::Socket,
     wire: Arc<Wire>,
     shared: Arc<Shared>,
-    stalled: Option<Stall>,
 }
 
 impl Writer {
@@ -180,7 +165,7 @@ impl Writer {
             self.welcome();
             while let Some(letter) = self.next() {
                 let bytes = letter.bytes();
-                self.deliver(letter);
+                self.deliver(&letter);
                 self.release(bytes);
                 self.welcome();
             }
@@ -214,55 +199,28 @@ impl Writer {
             let Some((1, topic)) = frame.split_first() else { continue };
             let content = IoPubWelcome::new(String::from_utf8_lossy(topic).into_owned());
             let (frames, _) = self.wire.pack(&[topic.to_vec()], None, content.into());
-            self.deliver(Letter { frames, stream: false });
+            self.deliver(&Letter { frames });
         }
     }
 
-    fn deliver(&mut self, letter: Letter) {
-        if self.stalled.is_some() {
-            return self.deliver_past_the_stalled(letter);
-        }
+    /// Sends a letter to all who have room, and waits for those who have none as long as they deserve.
+    fn deliver(&mut self, letter: &Letter) {
         let begun = Instant::now();
         loop {
-            let (attempt, patience) = match self.shared.inbox().until {
-                Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    (left.min(ATTEMPT), left)
-                }
-                None => (ATTEMPT, PATIENCE.saturating_sub(begun.elapsed())),
+            let patience = match self.shared.inbox().until {
+                Some(until) => until.saturating_duration_since(Instant::now()),
+                None => PATIENCE.saturating_sub(begun.elapsed()),
             };
-            match self.send(&letter, attempt) {
+            match self.send(letter, patience.min(ATTEMPT)) {
                 Sent::Done => return,
                 Sent::NoRoom if !patience.is_zero() => {}
                 Sent::NoRoom => break,
             }
         }
-        tracing::warn!("a front end has stopped reading; what it has no room for is lost to it");
-        self.stalled = Some(Stall { lost: 0 });
-        self.deliver_past_the_stalled(letter);
-    }
-
-    /// Sends to everybody who has room, giving those who are merely slow a moment to make some.
-    fn deliver_past_the_stalled(&mut self, letter: Letter) {
-        if let Sent::Done = self.send(&letter, Duration::ZERO) {
-            let lost = self.stalled.take().map_or(0, |stall| stall.lost);
-            tracing::warn!(lost, "every front end reads again");
-            return;
-        }
-        if !letter.stream {
-            self.allow(2 * QUEUE);
-        }
-        if let Sent::NoRoom = self.send(&letter, SHORT_ATTEMPT) {
-            if let Some(stall) = &mut self.stalled {
-                stall.lost += 1;
-            }
-            self.refuse_when_full(false);
-            self.send(&letter, Duration::ZERO);
-            self.refuse_when_full(true);
-        }
-        if !letter.stream {
-            self.allow(QUEUE);
-        }
+        tracing::warn!("a front end has stopped reading; until it goes on, output is lost to it");
+        self.refuse_when_full(false);
+        self.send(letter, Duration::ZERO);
+        self.refuse_when_full(true);
     }
 
     /// Sends a letter to all subscribers or to none.
@@ -283,12 +241,6 @@ impl Writer {
                     return Sent::Done;
                 }
             }
-        }
-    }
-
-    fn allow(&self, messages: i32) {
-        if let Err(error) = self.socket.set_sndhwm(messages) {
-            tracing::error!(%error, "the limit of waiting messages could not be set");
         }
     }
 

@@ -187,10 +187,9 @@ impl FrontEnd {
     pub fn close(self) {}
 
     fn publish(&self, parent: Option<&Origin>, content: JupyterMessageContent) {
-        let stream = matches!(content, JupyterMessageContent::StreamContent(_));
         let topic = format!("kernel.{}.{}", self.wire.session(), content.message_type());
         let (frames, _) = self.wire.pack(&[topic.into_bytes()], parent, content);
-        self.publisher.publish(Letter { frames, stream });
+        self.publisher.publish(Letter { frames });
     }
 }
 

@@ -165,3 +165,49 @@ fn receive(channel: Channel, socket: &zmq::Socket, shared: &Shared) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jupyter_protocol::messaging::{ExecuteRequest, InterruptRequest, JupyterMessageContent};
+    use std::time::{Duration, Instant};
+
+    /// A bound ROUTER, and a DEALER that is connected to it.
+    fn connected(context: &zmq::Context, name: &str) -> zmq::Result<(zmq::Socket, zmq::Socket)> {
+        let (router, dealer) = (context.socket(zmq::ROUTER)?, context.socket(zmq::DEALER)?);
+        router.bind(&format!("inproc://{name}"))?;
+        dealer.connect(&format!("inproc://{name}"))?;
+        Ok((router, dealer))
+    }
+
+    #[test]
+    fn control_overtakes_the_cells_that_wait() -> Result<(), Box<dyn std::error::Error>> {
+        let context = zmq::Context::new();
+        let (shell, cells) = connected(&context, "shell")?;
+        let (control, urgent) = connected(&context, "control")?;
+        let (stdin, _answers) = connected(&context, "stdin")?;
+        let wire = Arc::new(Wire::new(b"key"));
+        let mut requests =
+            Requests::start(Sockets { shell, control, stdin }, wire.clone(), Arc::new(Bell::new()?))?;
+        let send = |socket: &zmq::Socket, content: JupyterMessageContent| {
+            let (frames, msg_id) = wire.pack(&[], None, content);
+            socket.send_multipart(frames, 0).map(|()| msg_id)
+        };
+        let mut expected = Vec::new();
+        for code in ["1", "2", "3"] {
+            expected.push(send(&cells, ExecuteRequest::new(code.to_owned()).into())?);
+        }
+        expected.insert(0, send(&urgent, InterruptRequest {}.into())?);
+        let until = Instant::now() + Duration::from_secs(20);
+        let count = |queues: &Queues| queues.urgent.len() + queues.shell.len();
+        while count(&requests.shared.queues()) < expected.len() {
+            assert!(Instant::now() < until, "they arrive");
+            std::thread::yield_now();
+        }
+        let order: Vec<String> =
+            std::iter::from_fn(|| requests.try_next()).map(|incoming| incoming.header.msg_id).collect();
+        assert_eq!(order, expected);
+        requests.close();
+        Ok(())
+    }
+}

@@ -42,7 +42,9 @@ impl Kernel {
 
     /// As [`Kernel::start`], with a command that the caller has changed: environment, directory.
     pub fn start_with(change: impl FnOnce(&mut Command)) -> Kernel {
-        let program = option_env!("CARGO_BIN_EXE_forklab").expect("cargo builds the binary for these tests");
+        let Some(program) = option_env!("CARGO_BIN_EXE_forklab") else {
+            panic!("cargo builds the binary for these tests");
+        };
         let directory = tempfile::tempdir().expect("a temporary directory");
         let connection_file = connection_file(directory.path());
         let mut command = Command::new(program);
@@ -50,8 +52,17 @@ impl Kernel {
         change(&mut command);
         let process = command.spawn().expect("the binary starts");
         // Connected while the kernel starts, as Jupyter does.
-        let client = Client::connect(&connection_file);
-        Kernel { client, process, connection_file, directory }
+        let client = Client::connect_without_waiting(&connection_file);
+        let mut kernel = Kernel { client, process, connection_file, directory };
+        let begun = Instant::now();
+        while !kernel.client.is_welcome() {
+            if let Some(status) = kernel.wait(Duration::ZERO) {
+                panic!("the kernel has left with {status} instead of listening");
+            }
+            assert!(begun.elapsed() < super::DEADLINE, "the kernel does not listen");
+            kernel.client.receive(Duration::from_millis(100));
+        }
+        kernel
     }
 
     /// Asks the kernel to shut down and waits for its process to end.

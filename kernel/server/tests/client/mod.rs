@@ -223,28 +223,40 @@ impl Client {
             && self.heartbeat.recv_bytes(0).expect("it is readable") == b"ping"
     }
 
+    /// Whether the kernel has noticed by now that we listen. Forgets the welcome.
+    fn is_welcome(&mut self) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|message| message.msg_type() != "iopub_welcome");
+        self.waiting.len() < before
+    }
+
     /// Waits until at least one more message is in `waiting`.
     fn pump(&mut self, what: &str, until: Instant) {
         let before = self.waiting.len();
         while self.waiting.len() == before {
             let left = until.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "no {what} in time; there came instead: {:#?}", self.summary());
-            let sockets = [
-                (Channel::Iopub, &self.iopub),
-                (Channel::Stdin, &self.stdin),
-                (Channel::Control, &self.control),
-                (Channel::Shell, &self.shell),
-            ];
-            let mut items = sockets.map(|(_, socket)| socket.as_poll_item(zmq::POLLIN));
-            let wait = i64::try_from(left.as_millis()).expect("no deadline is that long") + 1;
-            match zmq::poll(&mut items, wait) {
-                Ok(_) | Err(zmq::Error::EINTR) => {}
-                Err(error) => panic!("poll: {error}"),
-            }
-            for (channel, socket) in sockets {
-                while let Ok(frames) = socket.recv_multipart(zmq::DONTWAIT) {
-                    self.waiting.push_back(message(&self.key, channel, frames));
-                }
+            self.receive(left);
+        }
+    }
+
+    /// Takes in what has come; waits as long as that if nothing has.
+    fn receive(&mut self, wait: Duration) {
+        let sockets = [
+            (Channel::Iopub, &self.iopub),
+            (Channel::Stdin, &self.stdin),
+            (Channel::Control, &self.control),
+            (Channel::Shell, &self.shell),
+        ];
+        let mut items = sockets.map(|(_, socket)| socket.as_poll_item(zmq::POLLIN));
+        let wait = i64::try_from(wait.as_millis()).expect("no deadline is that long") + 1;
+        match zmq::poll(&mut items, wait) {
+            Ok(_) | Err(zmq::Error::EINTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+        for (channel, socket) in sockets {
+            while let Ok(frames) = socket.recv_multipart(zmq::DONTWAIT) {
+                self.waiting.push_back(message(&self.key, channel, frames));
             }
         }
     }
