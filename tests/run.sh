@@ -49,8 +49,9 @@ step() {
     shift 2
     printf '\n=== %s\n' "$name"
     # Not through a pipe: a process that a step leaves behind would keep it open, and us waiting.
+    : >"$log"
     timeout --kill-after=20 "$limit" "$@" >"$log" 2>&1 &
-    tail --pid=$! --sleep-interval=0.2 --lines=+1 --follow -- "$log"
+    tail --pid=$! --sleep-interval=0.2 --lines=+1 --follow -- "$log" 2>/dev/null || true
     wait $! || status=$?
     ((status != 124 && status != 137)) || printf '%s: not done after %s s\n' "$name" "$limit"
     read -r good bad < <(count "$log")

@@ -51,7 +51,7 @@ fn read_table(file: &Path) -> Table {
     text.parse().unwrap_or_else(|error| panic!("{} is not TOML: {error}", file.display()))
 }
 
-/// The Rust sources below a directory. Binaries (`src/bin`, `main.rs`) are not part of a library.
+/// The sources below a directory. Binaries (`src/bin`, `main.rs`) are not part of a library.
 fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
     let entries =
         fs::read_dir(directory).unwrap_or_else(|error| panic!("cannot list {}: {error}", directory.display()));
@@ -60,7 +60,7 @@ fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         if path.is_dir() && name != "bin" {
             collect(&path, found);
-        } else if name.ends_with(".rs") && name != "main.rs" {
+        } else if path.is_file() && name != "main.rs" && !name.starts_with('.') {
             found.push(path);
         }
     }
