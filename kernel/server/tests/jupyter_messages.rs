@@ -189,6 +189,38 @@ fn tcp_works_too() {
 }
 
 #[test]
+fn sockets_are_encrypted_when_the_file_has_keys() {
+    if zmq::has("curve") != Some(true) {
+        return;
+    }
+    let (kernel, own) = (curve_keys(), curve_keys());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = client::connection_file(directory.path());
+    let mut file: Value = serde_json::from_slice(&std::fs::read(&path).expect("it was just written")).expect("JSON");
+    file["curve_publickey"] = json!(zmq::z85_encode(&kernel.public_key).expect("32 bytes"));
+    file["curve_secretkey"] = json!(zmq::z85_encode(&kernel.secret_key).expect("32 bytes"));
+    std::fs::write(&path, file.to_string()).expect("the directory can be written to");
+    let connection = Connection::read(&path).expect("a good file");
+    let front = FrontEnd::bind(&connection).expect("free sockets");
+    let context = zmq::Context::new();
+    let socket = context.socket(zmq::REQ).expect("a socket");
+    socket.set_linger(0).expect("the option is known");
+    socket.set_rcvtimeo(20_000).expect("the option is known");
+    socket.set_curve_serverkey(&kernel.public_key).expect("a key");
+    socket.set_curve_publickey(&own.public_key).expect("a key");
+    socket.set_curve_secretkey(&own.secret_key).expect("a key");
+    socket.connect(&connection.endpoint(connection.hb_port)).expect("a good endpoint");
+    socket.send("ping", 0).expect("a REQ sends");
+    assert_eq!(socket.recv_bytes(0).expect("an echo"), b"ping");
+    assert_eq!(socket.get_mechanism(), Ok(zmq::Mechanism::ZMQ_CURVE));
+    drop(front);
+}
+
+fn curve_keys() -> zmq::CurveKeyPair {
+    zmq::CurveKeyPair::new().expect("this ZeroMQ has CURVE")
+}
+
+#[test]
 fn the_heart_beats_though_nobody_reads_messages() {
     let Pair { front, client, _directory } = pair();
     for _ in 0..100 {

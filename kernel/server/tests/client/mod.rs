@@ -99,6 +99,8 @@ impl Client {
         let context = zmq::Context::new();
         let connected = |kind, port: &str| {
             let socket = context.socket(kind).expect("a socket");
+            // Kernels bind within milliseconds; the default is to try again after a hundred.
+            socket.set_reconnect_ivl(10).expect("the option is known");
             socket.set_linger(0).expect("the option is known");
             // As jupyter_client does; the kernel asks for input by it.
             socket.set_identity(session.as_bytes()).expect("the identity is short");
