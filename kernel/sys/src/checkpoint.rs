@@ -2,16 +2,17 @@
 //!
 //! The copy is the child of this process's *parent* (CLONE_PARENT), so wait(2) here never finds it,
 //! and it leads a session of its own, so no signal to a group and no `ps -t` meets it. Asleep, it
-//! holds no standard input or output. What runs in the copy before it is woken stands in
+//! holds no standard input or output, no pipe and no socket. What runs in the copy before it is woken stands in
 //! [`fall_asleep`]: no locks, no allocation.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::libc;
 
 use crate::descriptors::{null, set_standard};
+use crate::parked::Parked;
 use crate::process::{Fork, Pid, exit_now};
 
 /// Who one is after [`take`], and one's end of the line between the two.
@@ -44,10 +45,13 @@ pub enum Copy {
 pub fn take() -> io::Result<Copy> {
     let (mut line, sleeper) = UnixStream::pair()?;
     let null = null()?;
+    let parked = Parked::survey(sleeper.as_fd());
     match clone_sibling()? {
         Fork::Child => {
+            fall_asleep(&sleeper, &parked, null.as_fd());
+            parked.restore()?;
+            // Its number was parked like the others; from here on the line is the sleeper's alone.
             drop(line);
-            fall_asleep(&sleeper, null.as_fd());
             Ok(Copy::Woken { line: sleeper })
         }
         Fork::Parent(pid) => {
@@ -62,7 +66,8 @@ pub fn take() -> io::Result<Copy> {
 }
 
 /// The copy's life until it is woken. No locks, no allocation.
-fn fall_asleep(mut line: &UnixStream, null: std::os::fd::BorrowedFd<'_>) {
+fn fall_asleep(mut line: &UnixStream, parked: &Parked, null: BorrowedFd<'_>) {
+    parked.park(null);
     let settled = crate::pty::new_session()
         .and_then(|()| set_standard(Some(null), Some(null), Some(null)))
         .and_then(|()| line.write_all(&[0]));
@@ -72,7 +77,7 @@ fn fall_asleep(mut line: &UnixStream, null: std::os::fd::BorrowedFd<'_>) {
     let mut byte = 0u8;
     loop {
         // SAFETY: the buffer is one writable byte, and MSG_PEEK leaves the message in the socket.
-        match unsafe { libc::recv(std::os::fd::AsRawFd::as_raw_fd(line), (&raw mut byte).cast(), 1, libc::MSG_PEEK) } {
+        match unsafe { libc::recv(line.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_PEEK) } {
             -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
             0 | -1 => exit_now(0),
             _ => return,

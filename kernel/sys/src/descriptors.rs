@@ -5,13 +5,12 @@ use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// Where descriptors that user code should not stumble over are put: above the few that it opens.
@@ -74,21 +73,39 @@ pub fn flush_c_streams() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Some descriptors that are kept, so that the kernel's own calls work when a cell has used up all.
+/// Some descriptors that are kept while user code runs, so that the kernel's own calls work after a
+/// cell that has used up all.
 #[derive(Debug)]
 pub struct Reserve {
     kept: Vec<OwnedFd>,
 }
 
-impl Reserve {
-    /// Keeps as many as it can get.
-    pub fn keep() -> Reserve {
-        let Ok(null) = null() else { return Reserve { kept: Vec::new() } };
-        Reserve { kept: (0..RESERVED).map_while(|_| out_of_the_way(null.as_fd()).ok()).collect() }
-    }
+/// Room for the kernel's own descriptors while no user code runs, also where user code has lowered
+/// its limit on open files: the soft limit is raised for as long.
+#[derive(Debug, Default)]
+pub struct Room {
+    limit: Option<(rlim_t, rlim_t)>,
+}
 
-    /// Gives them back. A number that user code has closed and used anew is left alone.
-    pub fn release(self) {
+impl Room {
+    /// User code is about to run: puts its limit back and keeps a reserve, as far as there is any.
+    pub fn give_back(self) -> Reserve {
+        let kept = match null() {
+            Ok(null) => (0..RESERVED).map_while(|_| out_of_the_way(null.as_fd()).ok()).collect(),
+            Err(_) => Vec::new(),
+        };
+        if let Some((soft, hard)) = self.limit {
+            // It was the limit before, and nobody else has changed it since.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+        }
+        Reserve { kept }
+    }
+}
+
+impl Reserve {
+    /// User code has run: gives the reserve up for the kernel's own use. A number that user code
+    /// has closed and used anew is left alone.
+    pub fn release(self) -> Room {
         for descriptor in self.kept {
             let descriptor = File::from(descriptor);
             let null = |m: std::fs::Metadata| m.file_type().is_char_device() && m.rdev() == libc::makedev(1, 3);
@@ -97,24 +114,22 @@ impl Reserve {
                 let _ = descriptor.into_raw_fd();
             }
         }
+        occupy_standard();
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().filter(|(soft, hard)| soft < hard);
+        let raised = limit.filter(|&(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok());
+        Room { limit: raised }
     }
 }
 
-/// Connects to a UNIX socket, also when user code has lowered the limit on open files: the soft
-/// limit is then raised for the length of the call.
-///
-/// # Errors
-/// Those of socket(2) and connect(2).
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    match UnixStream::connect(path) {
-        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
-            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-            let stream = UnixStream::connect(path);
-            setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
-            stream
+/// Puts `/dev/null` wherever 0, 1 or 2 is closed. Otherwise the next descriptor that is made would
+/// land there, and be taken for standard input or output.
+fn occupy_standard() {
+    while let Ok(descriptor) = null() {
+        if descriptor.as_raw_fd() > 2 {
+            return;
         }
-        other => other,
+        // It stays open under its number, which is nobody's but the process's.
+        let _ = descriptor.into_raw_fd();
     }
 }
 

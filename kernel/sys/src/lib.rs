@@ -20,6 +20,7 @@ pub mod checkpoint;
 pub mod descriptors;
 pub mod events;
 pub mod generated;
+pub mod parked;
 pub mod procfs;
 pub mod role;
 pub mod signals;

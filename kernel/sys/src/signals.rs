@@ -46,13 +46,21 @@ impl AsFd for Signals {
     }
 }
 
-/// Gives every signal its default action and blocks none, as a fresh program has it that inherits
-/// nothing; but SIGPIPE is ignored, as in every Rust program.
-pub fn reset_all() {
-    for signal in 1..=libc::SIGRTMAX() {
-        let action = if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
-        // SAFETY: neither action is a function; signals that cannot be changed are refused.
-        unsafe { libc::signal(signal, action) };
+/// Undoes what was inherited: no signal is ignored but SIGPIPE, as in every Rust program, and none is
+/// blocked. Handlers are not inherited, so those that stand are the runtime's own, which tell of a
+/// stack's overflow, and stay.
+pub fn reset_inherited() {
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: `action` is writable and of the right size; no new action is given.
+        if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } != 0 {
+            continue;
+        }
+        // SAFETY: all zeroes is a valid structure, and sigaction(2) has written over it.
+        if unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN {
+            // SAFETY: the default action is no function.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
     }
     // An empty mask is a valid one; nothing else can fail here.
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);

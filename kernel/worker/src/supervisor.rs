@@ -68,6 +68,8 @@ struct Supervisor {
     /// How many workers in a row have not come up.
     failed_starts: u32,
     checkpoint: Option<Checkpoint>,
+    /// Earlier checkpoints, killed and not reaped yet.
+    retired: Vec<Pid>,
     /// A task that came while the worker was not ready.
     queued: Option<Queued>,
     keyboard: Keyboard,
@@ -125,6 +127,7 @@ impl Supervisor {
             phase: Phase::starting(After::Nothing, false),
             failed_starts: 0,
             checkpoint: None,
+            retired: Vec::new(),
             queued: None,
             keyboard: Keyboard::new(),
         })

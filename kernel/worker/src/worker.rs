@@ -12,7 +12,7 @@ use std::process::Command;
 
 use forklab_sys::channel::Channel;
 use forklab_sys::checkpoint::{self, Copy};
-use forklab_sys::descriptors::{Reserve, connect, null, set_standard, take_standard_input};
+use forklab_sys::descriptors::{Room, null, set_standard, take_standard_input};
 use forklab_sys::generated::{Library, Variables};
 use forklab_sys::process::{ExitStatus, Signal, exit_now};
 use forklab_sys::{pty, role, signals};
@@ -35,7 +35,7 @@ const UNREACHABLE: i32 = 70;
 pub fn main() -> io::Result<()> {
     let supervisor: Supervisor = Channel::new(UnixStream::from(take_standard_input()?));
     role::set_name(c"forklab");
-    signals::reset_all();
+    signals::reset_inherited();
     pty::new_session()?;
     let null = null()?;
     set_standard(None, Some(null.as_fd()), Some(null.as_fd()))?;
@@ -45,7 +45,7 @@ pub fn main() -> io::Result<()> {
         return Err(io::Error::other("the supervisor did not begin at the beginning"));
     };
     settle(first.descriptors)?;
-    Worker { socket, variables: Variables::none() }.serve(supervisor)
+    Worker { socket, variables: Variables::none(), room: Room::default() }.serve(supervisor)
 }
 
 /// What a process does that becomes the worker: fresh from exec, or woken.
@@ -61,6 +61,8 @@ fn settle(descriptors: Vec<OwnedFd>) -> io::Result<()> {
 struct Worker {
     socket: PathBuf,
     variables: Variables,
+    /// For our own descriptors, between tasks.
+    room: Room,
 }
 
 impl Worker {
@@ -88,7 +90,7 @@ impl Worker {
             put_on(order.descriptors)?;
             drop(supervisor);
             ended = Some(self.run(task));
-            supervisor = Channel::new(connect(&self.socket).unwrap_or_else(|_| exit_now(UNREACHABLE)));
+            supervisor = Channel::new(UnixStream::connect(&self.socket).unwrap_or_else(|_| exit_now(UNREACHABLE)));
         }
     }
 
@@ -96,7 +98,7 @@ impl Worker {
     fn run(&mut self, task: Task) -> Outcome {
         let outcome = match task {
             Task::Call { library, function } => self.call(&library, &function).map(|()| report::finish()),
-            Task::Shell { command } => shell(&command),
+            Task::Shell { command } => self.shell(&command),
         };
         match outcome {
             Ok(report) => Outcome::Returned(report),
@@ -108,7 +110,7 @@ impl Worker {
         let library = Library::open(library)?;
         let function = library.function(function)?;
         report::begin(&library, function);
-        let reserve = Reserve::keep();
+        let reserve = std::mem::take(&mut self.room).give_back();
         let variables = function.call(self.variables);
         // From here on this may be a child that user code forked and that came to the function's
         // end. It must not go further: what follows speaks for the worker.
@@ -116,8 +118,18 @@ impl Worker {
             report::leave_child();
         }
         self.variables = variables;
-        reserve.release();
+        self.room = reserve.release();
         Ok(())
+    }
+
+    fn shell(&mut self, command: &str) -> io::Result<Report> {
+        let reserve = std::mem::take(&mut self.room).give_back();
+        let child = Command::new("sh").arg("-c").arg(command).spawn();
+        self.room = reserve.release();
+        // This child only: other children are the lesson's to wait for. Where the lesson ignores
+        // SIGCHLD, the kernel has reaped it, and its status is lost.
+        let status = child?.wait().ok().map(|status| ExitStatus::from(status).into());
+        Ok(Report { shell: status, ..Report::default() })
     }
 }
 
@@ -126,12 +138,4 @@ fn put_on(descriptors: Vec<OwnedFd>) -> io::Result<()> {
     let [terminal, output, errors] =
         <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| io::Error::other("not three descriptors came"))?;
     set_standard(Some(terminal.as_fd()), Some(output.as_fd()), Some(errors.as_fd()))
-}
-
-fn shell(command: &str) -> io::Result<Report> {
-    let mut child = Command::new("sh").arg("-c").arg(command).spawn()?;
-    // This child only: other children are the lesson's to wait for. Where the lesson ignores
-    // SIGCHLD, the kernel has reaped it, and its status is lost.
-    let status = child.wait().ok().map(|status| ExitStatus::from(status).into());
-    Ok(Report { shell: status, ..Report::default() })
 }

@@ -195,6 +195,7 @@ impl Supervisor {
         if let Some(checkpoint) = self.checkpoint.take() {
             // It is our child and not reaped, so the pid is its own.
             let _ = kill(checkpoint.pid, Signal::KILL);
+            self.retired.push(checkpoint.pid);
         }
     }
 

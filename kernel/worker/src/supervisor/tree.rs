@@ -24,6 +24,7 @@ impl Supervisor {
     /// Reaps every child that has ended; remembers how the worker did.
     pub fn reap(&mut self) {
         while let Ok(Some((pid, status))) = reap_any() {
+            self.retired.retain(|retired| *retired != pid);
             if pid == self.worker {
                 self.worker_ended = Some(status);
             } else if self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.pid == pid) {
@@ -37,16 +38,17 @@ impl Supervisor {
         descendants(Pid::this()).into_iter().filter(|process| !process.zombie).collect()
     }
 
-    /// Who lives below that is neither the worker nor the checkpoint.
+    /// Who lives below that user code has started.
     pub fn leftovers(&self) -> Vec<Stat> {
         let mut living = self.living();
         living.retain(|process| !self.is_own(process.identity.pid));
         living
     }
 
-    /// Whether a process is the present worker or checkpoint.
+    /// Whether a process is the worker, its checkpoint, or an earlier one on its way out.
     pub fn is_own(&self, pid: Pid) -> bool {
-        pid == self.worker || self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.pid == pid)
+        let checkpoint = self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.pid == pid);
+        pid == self.worker || checkpoint || self.retired.contains(&pid)
     }
 
     /// Ends every process below but the spared ones, and waits until they are gone. Tells the

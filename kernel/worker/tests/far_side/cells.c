@@ -42,7 +42,7 @@ CELL(count) {
     number(++*n);
     return n;
 }
-CELL(count_then_crash) { ++*(int *)store; raise(SIGSEGV); return store; }
+CELL(count_then_crash) { ++*(int *)store; *(volatile int *)0 = 1; return store; }
 CELL(hello) { say("partial"); if (write(2, "oops\n", 5) < 0) abort(); printf("buffered"); return store; }
 CELL(own_pid) { number(getpid()); return store; }
 CELL(first_descriptor) { int fd = open("/dev/zero", O_RDONLY); number(fd); close(fd); return store; }
@@ -86,7 +86,7 @@ CELL(thread_panics) {
 
 CELL(exits) { say("last words"); exit(3); }
 CELL(execs) { execlp("echo", "echo", "another program", (char *)0); abort(); }
-CELL(crashes) { raise(SIGSEGV); return store; }
+CELL(crashes) { *(volatile int *)0 = 1; return store; }
 CELL(kills_itself) { kill(getpid(), SIGKILL); return store; }
 CELL(kills_its_group) { kill(0, SIGKILL); return store; }
 CELL(killed_by_its_child) {
@@ -102,7 +102,13 @@ CELL(killed_later) {
 }
 
 static void linger(void) {
-    if (!fork()) { setsid(); if (!fork()) { number(getpid()); for (;;) pause(); } _exit(0); }
+    if (!fork()) {
+        setsid();
+        pid_t orphan = fork();
+        if (!orphan) for (;;) pause();
+        number(orphan);
+        _exit(0);
+    }
 }
 CELL(leaves_an_orphan) { linger(); wait(0); return store; }
 CELL(orphan_then_crash) { linger(); wait(0); raise(SIGABRT); return store; }
@@ -178,5 +184,11 @@ CELL(reads_the_pipe_to_its_end) {
     char b[9]; ssize_t n; long total = 0;
     while ((n = read(ends[0], b, 9)) > 0) total += n;
     number(total);
+    return store;
+}
+CELL(writes_and_reads_the_pipe) {
+    char b[9];
+    if (write(ends[1], "again", 5) < 0) abort();
+    number(read(ends[0], b, 9));
     return store;
 }

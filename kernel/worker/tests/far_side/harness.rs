@@ -81,12 +81,6 @@ impl Cell {
         self.stdout().split_whitespace().map(|n| n.parse().expect("a number")).collect()
     }
 
-    /// As [`Cell::numbers`], when there are so many.
-    pub fn numbers_until(&mut self, count: usize) -> Vec<i32> {
-        until("numbers", || self.stdout().lines().count() >= count);
-        self.numbers()
-    }
-
     /// Waits until stdout holds a text.
     pub fn until_stdout(&mut self, text: &str) {
         until(text, || self.stdout().contains(text));
@@ -110,10 +104,6 @@ impl FarSide {
         let mut far = FarSide { channel: Some(Channel::new(ours)), supervisor, directory, mark, cells: 0 };
         far.worker();
         far
-    }
-
-    pub fn supervisor(&self) -> i32 {
-        self.supervisor.id() as i32
     }
 
     pub fn send(&self, message: &ToSupervisor) {
@@ -170,7 +160,7 @@ impl FarSide {
     pub fn ended(&mut self, cell: &Cell) -> Outcome {
         match self.next() {
             FromSupervisor::Ended { cell: id, outcome } if id == cell.id => outcome,
-            other => panic!("the cell was to end, not {other:?}"),
+            other => panic!("the cell was to end, not {other:?}, {:?}", self.next()),
         }
     }
 
@@ -179,6 +169,18 @@ impl FarSide {
         match self.ended(cell) {
             Outcome::Returned(report) => report,
             other => panic!("the cell was to return, not {other:?}"),
+        }
+    }
+
+    /// Waits for the end of a cell whose children read: they may be found waiting before the cell
+    /// has ended, and are then said anew after it.
+    pub fn ended_among_readers(&mut self, cell: &Cell) {
+        loop {
+            match self.next() {
+                FromSupervisor::Ended { cell: id, .. } if id == cell.id => return,
+                FromSupervisor::WantsInput { .. } | FromSupervisor::InputCancelled { .. } => {}
+                other => panic!("the cell was to end, not {other:?}"),
+            }
         }
     }
 

@@ -109,7 +109,8 @@ fn without_a_checkpoint_the_state_is_gone_and_said_to_be() {
 fn a_worker_that_dies_between_cells_is_restored_too() {
     let mut far = FarSide::start();
     far.run("count");
-    far.run("killed_later");
+    let cell = far.call("killed_later");
+    far.ended_among_readers(&cell);
     far.wants_input();
     far.send(&ToSupervisor::Input { text: "now\n".to_owned() });
     let new = far.worker();
@@ -120,9 +121,9 @@ fn a_worker_that_dies_between_cells_is_restored_too() {
 #[test]
 fn a_crash_ends_what_its_cell_started_and_nothing_else() {
     let mut far = FarSide::start();
-    let earlier = far.run("leaves_an_orphan").0.numbers_until(1)[0];
+    let earlier = far.run("leaves_an_orphan").0.numbers()[0];
     let mut cell = far.run_to_death("orphan_then_crash").0;
-    let own = cell.numbers_until(1)[0];
+    let own = cell.numbers()[0];
     assert!(!alive(own));
     assert!(alive(earlier));
     assert_eq!(far.processes(), [earlier]);
@@ -136,12 +137,13 @@ fn a_crash_ends_what_its_cell_started_and_nothing_else() {
 #[test]
 fn late_output_names_its_writer_and_comes_to_its_own_cell() {
     let mut far = FarSide::start();
-    let (mut first, _) = far.run("late_writer");
+    let mut first = far.call("late_writer");
+    far.ended_among_readers(&first);
     let reader = far.wants_input();
     // A task begins and ends: what was said is taken back each time, and said anew.
     let mut second = far.call("nothing");
     assert!(matches!(far.next(), FromSupervisor::InputCancelled { pid } if pid.0 == reader));
-    far.returned(&second);
+    far.ended_among_readers(&second);
     assert_eq!(far.wants_input(), reader);
     far.send(&ToSupervisor::Input { text: "go\n".to_owned() });
     first.until_stdout(&format!("3\n{reader}\n"));
@@ -153,7 +155,7 @@ fn late_output_names_its_writer_and_comes_to_its_own_cell() {
 fn an_interrupt_ends_everything_and_keeps_the_variables() {
     let mut far = FarSide::start();
     far.run("count");
-    let orphan = far.run("leaves_an_orphan").0.numbers_until(1)[0];
+    let orphan = far.run("leaves_an_orphan").0.numbers()[0];
     let mut cell = far.call("spins_with_company");
     cell.until_stdout("spinning");
     far.send(&ToSupervisor::Interrupt);
@@ -223,6 +225,7 @@ fn a_long_line_and_a_rapid_dialogue_arrive_whole() {
     far.send(&ToSupervisor::Input { text: "y".repeat(20_000) + "\n" });
     for i in 0..300 {
         far.wants_input();
+        cell.stdout(); // Read, or the shell would wait for room.
         far.send(&ToSupervisor::Input { text: format!("{i}\n") });
     }
     far.returned(&cell);
@@ -285,8 +288,10 @@ fn two_thousand_forks_that_fall_off_the_end() {
 }
 
 #[test]
-fn a_pipe_from_an_earlier_cell_has_an_end() {
+fn a_pipe_from_an_earlier_cell_has_an_end_and_survives_a_rollback() {
     let mut far = FarSide::start();
     far.run("makes_a_pipe");
+    far.run_to_death("crashes");
+    assert_eq!(far.run("writes_and_reads_the_pipe").0.stdout(), "5\n");
     assert_eq!(far.run("reads_the_pipe_to_its_end").0.stdout(), "7\n");
 }
