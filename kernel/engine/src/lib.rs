@@ -17,6 +17,7 @@ pub mod template;
 pub mod wrapper;
 
 mod environment;
+mod layout;
 mod noise;
 mod origins;
 mod render;

@@ -52,6 +52,8 @@ pub(crate) fn start(
     prepared: bool,
 ) -> Result<Started, evcxr::Error> {
     fs::write(places.rehearsal(), "")?;
+    fs::create_dir_all(places.build.join("src"))?;
+    fs::write(places.cells(), "[]")?;
     let (mut context, _) = EvalContext::with_subprocess_command(runner_command(places, runner_channel)?)?;
     if let Some(data) = data {
         add_dependencies(&mut context, data, prepared)?;
