@@ -88,10 +88,13 @@ impl fmt::Display for Error {
                 write!(f, "{name} has been started already; a process starts once, make a new one with Process::new")
             }
             Error::NotStarted { name } => write!(f, "{name} has not been started; call start() first"),
+            Error::NotTheParent { name, pid, parent } if is_there(*parent) => {
+                write!(f, "{name} (pid {pid}) is a child of process {parent}, which started it, ")?;
+                write!(f, "and not of process {}; only its parent can do this", Pid::this())
+            }
             Error::NotTheParent { name, pid, parent } => {
-                let this = Pid::this();
-                write!(f, "{name} (pid {pid}) was started by process {parent}, and only that can do this; ")?;
-                write!(f, "this is process {this}")
+                write!(f, "{name} (pid {pid}) was started by process {parent}, which is no more; ")?;
+                write!(f, "start a new one here, in process {}", Pid::this())
             }
             Error::ReapedElsewhere { name, pid } => {
                 write!(f, "{name} (pid {pid}) has been reaped already, and not through its Process; ")?;
@@ -112,6 +115,12 @@ impl fmt::Display for Error {
             Error::System { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }
+}
+
+/// Whether there is such a process. After a cell that crashed, the notebook goes on in another
+/// process than the one that had started the children.
+fn is_there(process: Pid) -> bool {
+    std::path::Path::new(&format!("/proc/{process}")).exists()
 }
 
 impl fmt::Debug for Error {

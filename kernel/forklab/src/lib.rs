@@ -102,6 +102,7 @@ mod pipe;
 mod person;
 
 mod error;
+mod handover;
 mod shared;
 
 pub use error::Error;
@@ -110,6 +111,8 @@ pub use forklab_sys::process::{ExitStatus, Pid, Signal};
 pub use person::{input, system};
 pub use pipe::{Connection, Pipe, Receiver, Sender};
 pub use process::Process;
+// For values whose type only the sender knows.
+pub use serde_json::{Value, json};
 
 /// What the functions of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

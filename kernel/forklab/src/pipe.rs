@@ -21,14 +21,14 @@ use crate::{Error, Result};
 /// Makes pipes. Mirrors Python's `Pipe`.
 ///
 /// A value of any type that serde knows can be sent, and different types through the same pipe: what
-/// is sent as a tuple or a struct is received as the same, or as a `serde_json::Value`. Values
-/// travel as JSON, and so NaN arrives as nothing (`null`), and the keys of a map must be strings or
-/// numbers.
+/// is sent as a tuple or a struct is received as the same, or as a [`Value`](crate::Value), which
+/// takes anything. Values travel as JSON: NaN arrives as `null`, and the keys of a map must be
+/// strings or numbers.
 ///
 /// Either end may be moved into a process; see [the crate's first page](crate) for who closes what.
-/// A process that is started later has copies of the ends that the parent still holds, of other
-/// children's pipes too, as after any fork: such a pipe is at its end when that process has ended
-/// as well. If that is too late, start all processes before you count on an end.
+/// As after any fork, a process has copies of all ends that its parent holds when it starts, those
+/// of its siblings' pipes too. A sibling then finds the end of the file only when that process has
+/// ended as well; to avoid this, make a pipe just before you start the process that it is for.
 #[derive(Debug)]
 pub struct Pipe;
 

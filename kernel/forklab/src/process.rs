@@ -2,18 +2,18 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io;
 use std::mem;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
-use std::sync::Weak;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use forklab_sys::process::{self as sys, ExitStatus, Fork, Pid, Signal};
 use forklab_sys::ready::wait_readable;
 
-use crate::shared::{self, OpenEnd};
+use crate::handover::Handover;
+use crate::shared;
 use crate::{Error, ExitValue, Result};
 
 /// A function and the child process that runs it. Mirrors Python's `multiprocessing.Process` with
@@ -326,51 +326,6 @@ fn live(work: Work, handover: Handover) -> ! {
             // Its destructor could panic again.
             mem::forget(payload);
             sys::leave(PANICKED)
-        }
-    }
-}
-
-/// How the child learns which ends of pipes are its own.
-///
-/// Both processes hold copies of all ends after the fork, and only the parent can find out which of
-/// them the function owns: they are gone when it has dropped its copy of the function, and the child
-/// needs its own. So the child waits for the parent to say, and only then runs the function:
-///
-/// ```text
-/// parent  fork ── drop the function ── tell: ends 0 and 3 are gone ── go on
-/// child      └─── wait ─────────────────────────────────────────── close 1 (0's other end) ── run
-/// ```
-///
-/// Without open ends there is nothing to say, and nobody waits.
-struct Handover {
-    ends: Vec<Weak<dyn OpenEnd>>,
-    channel: Option<(PipeReader, PipeWriter)>,
-}
-
-impl Handover {
-    fn new(ends: Vec<Weak<dyn OpenEnd>>) -> io::Result<Handover> {
-        let channel = if ends.is_empty() { None } else { Some(io::pipe()?) };
-        Ok(Handover { ends, channel })
-    }
-
-    /// In the parent, after it has dropped the function.
-    fn tell(self) {
-        if let Some((reader, mut writer)) = self.channel {
-            // With the parent's reader open, a child that has been killed already is no broken pipe.
-            let _ = writer.write_all(&shared::moved(&self.ends));
-            drop(reader);
-        }
-    }
-
-    /// In the child, before it runs the function.
-    fn heed(self) {
-        if let Some((mut reader, writer)) = self.channel {
-            drop(writer);
-            let mut moved = vec![0; self.ends.len()];
-            // A parent that died or panicked on the way says nothing; then all ends stay open.
-            if reader.read_exact(&mut moved).is_ok() {
-                shared::leave_to_parent(&self.ends, &moved);
-            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! It is not a plain static, because each cell has statics of its own (see `forklab_sys::shared`).
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use forklab_sys::process::{self, Pid};
 use forklab_sys::shared::{Place, process_wide};
@@ -115,21 +115,5 @@ impl Guard {
         let ends = &mut self.shared().ends;
         ends.retain(|end| end.strong_count() > 0);
         ends.clone()
-    }
-}
-
-/// Which ends were moved into a process's function: those that are gone once the parent has dropped
-/// its copy of that. One byte for each end, 1 for moved.
-pub(crate) fn moved(ends: &[Weak<dyn OpenEnd>]) -> Vec<u8> {
-    ends.iter().map(|end| u8::from(end.strong_count() == 0)).collect()
-}
-
-/// In the child: of each pipe of which an end was moved here, closes the ends that were not.
-pub(crate) fn leave_to_parent(ends: &[Weak<dyn OpenEnd>], moved: &[u8]) {
-    let ends: Vec<(Arc<dyn OpenEnd>, bool)> =
-        ends.iter().zip(moved).filter_map(|(end, &moved)| Some((end.upgrade()?, moved == 1))).collect();
-    let touched: Vec<u64> = ends.iter().filter(|(_, moved)| *moved).map(|(end, _)| end.pipe()).collect();
-    for (end, _) in ends.iter().filter(|(end, moved)| !moved && touched.contains(&end.pipe())) {
-        end.leave_to_parent();
     }
 }
