@@ -82,6 +82,11 @@ impl Compiler {
         })
     }
 
+    /// The pid of the engine that was started here, which is reaped by its handle.
+    pub fn spawned_pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
     /// Whether requests can be sent.
     pub fn state(&self) -> &State {
         &self.state

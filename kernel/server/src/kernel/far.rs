@@ -38,6 +38,11 @@ impl Far {
         Ok(Far { channel: Channel::new(ours), child })
     }
 
+    /// The supervisor's pid.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
     /// Runs a task with the cell's stdout and stderr.
     ///
     /// # Errors

@@ -23,6 +23,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use forklab_engine::messages::FromEngine;
+use forklab_sys::process::{self, Pid};
+use forklab_sys::procfs;
 use forklab_worker::messages::{CellId, FromSupervisor};
 use jupyter_protocol::messaging::{ReplyError, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -110,9 +112,12 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     // SIGINT is taken and ignored: front ends interrupt by message, and a Ctrl-C in the terminal
     // of a Jupyter server goes to every process of its group.
     let mut mask = SigSet::empty();
-    mask.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    mask.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD]);
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    // A standby that has taken over from a dead engine, and what that engine had started, become
+    // ours to reap and to end.
+    nix::sys::prctl::set_child_subreaper(true)?;
     let front = FrontEnd::bind(&connection)?;
     front.starting();
     let runtime = tempfile::Builder::new().prefix("forklab-").tempdir()?;
@@ -213,10 +218,26 @@ impl Kernel {
     }
 
     fn on_signal(&mut self) -> Flow {
-        match self.signals.read_signal() {
-            Ok(Some(signal)) if signal.ssi_signo == Signal::SIGINT as u32 => Flow::Continue,
-            Ok(Some(_)) => Flow::Leave,
-            Ok(None) | Err(_) => Flow::Continue,
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            match Signal::try_from(signal.ssi_signo as i32) {
+                Ok(Signal::SIGINT) => {}
+                Ok(Signal::SIGCHLD) => self.reap_adopted(),
+                _ => return Flow::Leave,
+            }
+        }
+        Flow::Continue
+    }
+
+    /// Reaps what was not started here but left to us by a dead engine. The supervisor and the first
+    /// engine are left to their own handles, which wait for them by pid.
+    fn reap_adopted(&self) {
+        let own = [self.far.pid(), self.compiler.spawned_pid()];
+        let zombies = procfs::descendants(Pid::this()).into_iter().filter(|stat| stat.zombie);
+        let adopted = zombies.filter(|stat| stat.parent == Some(Pid::this()));
+        for zombie in adopted.filter(|stat| !own.contains(&stat.identity.pid.as_raw())) {
+            if let Err(error) = process::reap(zombie.identity.pid) {
+                tracing::warn!(%error, "an adopted process was not reaped");
+            }
         }
     }
 

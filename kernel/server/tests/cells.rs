@@ -1,0 +1,275 @@
+//! Cells through the real binary, asked as a front end asks: what is published, in which order, and
+//! what is there afterwards. One kernel a test; they share one prepared build directory.
+
+mod client;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+
+
+use client::{Channel, Kernel, Options};
+use serde_json::json;
+
+/// The library for cells, compiled once for all tests of this file.
+fn data() -> &'static Path {
+    static DATA: OnceLock<PathBuf> = OnceLock::new();
+    DATA.get_or_init(|| {
+        let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cells");
+        let mut install = Command::new(env!("CARGO_BIN_EXE_forklab"));
+        let status = install.args(["install", "--prefix"]).arg(&prefix).status().expect("the binary starts");
+        assert!(status.success(), "forklab install: {status}");
+        prefix.join("share/forklab")
+    })
+}
+
+fn start() -> Kernel {
+    Kernel::start_with(|command| {
+        command.env("FORKLAB_DATA", data());
+    })
+}
+
+/// Waits for a fact about the machine; fails when it is not one in time.
+fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !fact() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "not in time: {what}");
+        // Nothing depends on the length: the fact is looked for, and the deadline is the limit.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// The processes of a role that are children of a process.
+fn children(parent: u32, role: &str) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains(&format!("PPid:\t{parent}\n"))
+    };
+    let has_role = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.split(|byte| *byte == 0).nth(1) == Some(role.as_bytes())
+    };
+    pids.filter(is_child).filter(has_role).collect()
+}
+
+fn kill(pid: u32) {
+    let pid = forklab_sys::process::Pid::from_raw(pid as i32).expect("a pid");
+    forklab_sys::process::kill(pid, forklab_sys::process::Signal::KILL).expect("the process is there");
+}
+
+#[test]
+fn kernel_info_is_answered_while_the_engine_starts() {
+    let mut kernel = start();
+    for channel in [Channel::Shell, Channel::Control] {
+        let info = kernel.client.kernel_info(channel).content;
+        assert_eq!(info["language_info"]["name"], "rust");
+        assert_eq!(info["protocol_version"], "5.5");
+    }
+    assert!(kernel.shut_down().success());
+}
+
+#[test]
+fn messages_come_in_the_specifications_order_and_counts_begin_with_one() {
+    let mut kernel = start();
+    let run = kernel.client.execute("println!(\"out\"); 6 * 7");
+    assert_eq!(run.types(), ["status", "execute_input", "stream", "execute_result", "status"]);
+    assert_eq!(run.reply.content["execution_count"], 1);
+    assert_eq!(run.of_type("execute_result")[0].content["execution_count"], 1);
+    assert_eq!((run.stdout().as_str(), run.result(), run.stderr().as_str()), ("out\n", Some("42"), ""));
+    let silent = Options { silent: true, ..Options::default() };
+    let run = kernel.client.execute_with("println!(\"said\"); 1", &silent);
+    assert_eq!(run.types(), ["status", "stream", "status"], "a silent cell publishes neither input nor result");
+    let forgotten = Options { store_history: false, ..Options::default() };
+    assert_eq!(kernel.client.execute_with("2", &forgotten).reply.content["execution_count"], 1);
+    assert_eq!(kernel.client.execute("()").types(), ["status", "execute_input", "status"], "no result for ()");
+    let asked = json!({"hist_access_type": "tail", "n": 10, "output": false, "raw": true});
+    let history = kernel.client.request(Channel::Shell, "history_request", asked).content;
+    assert_eq!(history["history"], json!([[0, 1, "println!(\"out\"); 6 * 7"], [0, 2, "()"]]));
+}
+
+#[test]
+fn every_request_is_answered() {
+    let mut kernel = start();
+    for (request, content) in [
+        ("comm_info_request", json!({})),
+        ("is_complete_request", json!({"code": "fn f() {"})),
+        ("complete_request", json!({"code": "st", "cursor_pos": 2})),
+        ("inspect_request", json!({"code": "Vec", "cursor_pos": 3, "detail_level": 0})),
+        ("debug_request", json!({"seq": 1, "type": "request", "command": "initialize"})),
+        ("nobody_knows_this_request", json!({})),
+        ("execute_request", json!({"no": "code"})),
+    ] {
+        let reply = kernel.client.request(Channel::Shell, request, content);
+        assert_eq!(reply.msg_type(), request.replace("_request", "_reply"));
+        assert!(reply.content.get("status").is_some(), "{request}: {}", reply.content);
+    }
+    let complete = kernel.client.request(Channel::Shell, "is_complete_request", json!({"code": "fn f() {"})).content;
+    assert_eq!((&complete["status"], &complete["indent"]), (&json!("incomplete"), &json!("    ")));
+    assert_eq!(kernel.client.execute("1").result(), Some("1"), "and the kernel goes on");
+}
+
+#[test]
+fn commands_shell_lines_and_magics() {
+    let mut kernel = start();
+    let run = kernel.client.execute("!echo first\nlet x = 5;\n!echo second; exit 3\nx");
+    assert_eq!((run.stdout().as_str(), run.result()), ("first\nsecond\n", Some("5")));
+    let vars = kernel.client.execute(":vars");
+    assert!(vars.result().is_some_and(|text| text.contains("x: i32")), "{:?}", vars.published);
+    let wrong = kernel.client.execute("%%nothing");
+    assert_eq!(wrong.error()["ename"], "MagicError");
+    assert!(wrong.error()["evalue"].as_str().is_some_and(|text| text.contains("%%nothing") && text.contains("line 1")));
+    let unknown = kernel.client.execute(":nothing");
+    assert_eq!(unknown.status(), "error");
+    assert_eq!(kernel.client.execute("").status(), "ok");
+    assert_eq!(kernel.client.execute("// only a comment").status(), "ok");
+}
+
+#[test]
+fn a_question_mark_and_a_panic_are_errors_that_name_their_line() {
+    let mut kernel = start();
+    let run = kernel.client.execute("let n = 1;\n\"no number\".parse::<i32>()?;\nprintln!(\"not reached\");");
+    assert_eq!(run.error()["ename"], "Error");
+    assert!(run.error()["evalue"].as_str().is_some_and(|text| text.contains("invalid digit")));
+    assert_eq!((run.stdout().as_str(), run.stderr().as_str()), ("", ""));
+    kernel.client.execute("fn divide(a: i32, b: i32) -> i32 {\n    a / b\n}");
+    let run = kernel.client.execute("divide(1, 0)");
+    let evalue = run.error()["evalue"].as_str().unwrap_or_default().to_owned();
+    assert!(evalue.contains("divide by zero") && evalue.contains("In [2], line 2"), "{evalue}");
+    assert_eq!(run.stderr(), "", "the panic is said once, as an error");
+}
+
+#[test]
+fn a_person_is_asked_with_the_unfinished_line_and_a_script_answers_for_nobody() {
+    let mut kernel = start();
+    let code = "use std::io::Write;\nlet mut line = String::new();\nprint!(\"Name: \"); std::io::stdout().flush().unwrap();\n\
+                std::io::stdin().read_line(&mut line).unwrap();\nprintln!(\"{line:?}\");";
+    let run = kernel.client.execute_with(code, &Options::answering(&["Ana María"]));
+    assert_eq!(run.prompts, ["Name: "]);
+    assert_eq!(run.stdout(), "\"Ana María\\n\"\n", "the prompt is in the question, not in the output too");
+    let scripted = format!("%%stdin \"Luis\" \n{code}");
+    let run = kernel.client.execute(&scripted);
+    assert_eq!(run.stdout(), "Name: Luis\n\"Luis\\n\"\n", "as a terminal would show it");
+    let run = kernel.client.execute_with(&scripted, &Options::answering(&["Eva"]));
+    assert_eq!(run.prompts, ["Name: "], "a person who is there is asked");
+    let always = scripted.replace("%%stdin", "%%stdin --always");
+    assert_eq!(kernel.client.execute_with(&always, &Options::answering(&[])).stdout(), "Name: Luis\n\"Luis\\n\"\n");
+    let run = kernel.client.execute(code);
+    assert_eq!(run.error()["ename"], "InputRefused");
+    assert!(run.stdout().contains("\"\""), "the process got end of file: {}", run.stdout());
+}
+
+#[test]
+fn late_output_keeps_its_cell_and_costs_the_next_nothing() {
+    let mut kernel = start();
+    let go = kernel.directory.path().join("go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).expect("the test's directory can be written to");
+    let first = kernel.client.execute(&format!(
+        "use nix::unistd::{{fork, ForkResult}};\nprintln!(\"one\"); eprintln!(\"two\"); println!(\"three\");\n\
+         if let ForkResult::Child = unsafe {{ fork() }}.unwrap() {{\n\
+             std::fs::read({go:?}).unwrap(); print!(\"late\");\n}}",
+    ));
+    assert_eq!((first.stdout().as_str(), first.stderr().as_str()), ("one\nthree\n", "two\n"));
+    assert_eq!(kernel.client.execute("2").result(), Some("2"));
+    std::fs::write(&go, "x").expect("the child reads the pipe");
+    let late = kernel.client.late_output(&first.id, |late| !late.is_empty());
+    assert_eq!(late[0].content["text"], "late");
+}
+
+#[test]
+fn an_interrupt_ends_the_cell_and_keeps_the_variables() {
+    let mut kernel = start();
+    kernel.client.execute("let kept = vec![1, 2, 3];");
+    let id = kernel.client.send_execute(
+        "let child = std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap();\n\
+         println!(\"{}\", child.id()); loop { std::hint::spin_loop() }",
+        &Options::default(),
+    );
+    let said = kernel.client.wait_for("the child's pid", |message| message.msg_type() == "stream");
+    let pid: u32 = said.content["text"].as_str().and_then(|text| text.trim().parse().ok()).expect("a pid");
+    assert!(is_alive(pid));
+    assert_eq!(kernel.client.interrupt().content["status"], "ok");
+    let run = kernel.client.finish(&id, &Options::default());
+    assert_eq!(run.error()["ename"], "Interrupted");
+    eventually("the child's end", || !is_alive(pid));
+    assert_eq!(kernel.client.execute("kept.len()").result(), Some("3"));
+}
+
+#[test]
+fn the_engines_death_is_an_error_of_its_cell_only() {
+    let mut kernel = start();
+    kernel.client.execute("let kept = 5; fn double(x: i32) -> i32 { 2 * x }");
+    let server = kernel.process.id();
+    // In the middle of a run: what the run did to the variables is taken back.
+    let id = kernel.client.send_execute("let lost = kept; println!(\"runs\"); loop { std::hint::spin_loop() }", &Options::default());
+    kernel.client.wait_for("the run", |message| message.msg_type() == "stream");
+    let engines = children(server, "engine");
+    assert!(!engines.is_empty());
+    engines.into_iter().for_each(kill);
+    let run = kernel.client.finish(&id, &Options::default());
+    assert_eq!(run.error()["ename"], "EngineError");
+    assert_eq!(kernel.client.execute("double(kept)").result(), Some("10"));
+    // And once more, with nothing under way.
+    let engine = engine_of(server);
+    kill(engine);
+    eventually("the engine's end", || !is_alive(engine));
+    assert_eq!(kernel.client.execute("double(kept) + 1").result(), Some("11"));
+}
+
+/// The engine that works now: of all processes of that role the oldest living below the server.
+fn engine_of(server: u32) -> u32 {
+    children(server, "engine").into_iter().min().expect("the standby took over and is the server's child")
+}
+
+#[test]
+fn cells_after_a_failed_one_are_aborted_and_only_those() {
+    let mut kernel = start();
+    let options = Options::default();
+    let goes_on = Options { stop_on_error: false, ..Options::default() };
+    let ids: Vec<String> = ["panic!(\"no\")", "1", "2"].map(|code| kernel.client.send_execute(code, &options)).into();
+    let statuses: Vec<String> = ids.iter().map(|id| kernel.client.finish(id, &options).status().to_owned()).collect();
+    assert_eq!(statuses, ["error", "aborted", "aborted"]);
+    let ids = [("panic!(\"no\")", &goes_on), ("1", &options)].map(|(code, options)| kernel.client.send_execute(code, options));
+    let statuses = ids.map(|id| kernel.client.finish(&id, &options).status().to_owned());
+    assert_eq!(statuses, ["error", "ok"]);
+}
+
+#[test]
+fn shutdown_and_the_servers_death_leave_nothing() {
+    for how in [false, true] {
+        let mut kernel = start();
+        let run = kernel.client.execute(
+            "std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap().id()",
+        );
+        let stray: u32 = run.result().and_then(|text| text.parse().ok()).expect("a pid");
+        let server = kernel.process.id();
+        let ours: Vec<u32> = [children(server, "supervisor"), children(server, "engine"), vec![stray]].concat();
+        assert!(ours.len() >= 3 && ours.iter().all(|pid| is_alive(*pid)));
+        if how {
+            kill(server);
+            let _reaped = kernel.process.wait();
+        } else {
+            assert!(kernel.shut_down().success());
+        }
+        eventually("the end of every process", || !ours.iter().any(|pid| is_alive(*pid)));
+    }
+}
+
+#[test]
+fn a_flood_is_few_messages_and_none_is_lost() {
+    let mut kernel = start();
+    let run = kernel.client.execute(
+        "use std::io::Write; let line = \"0123456789abcde\\n\".repeat(1 << 16);\n\
+         for _ in 0..16 { std::io::stdout().write_all(line.as_bytes()).unwrap(); }",
+    );
+    let length: usize = run.of_type("stream").iter().filter_map(|message| message.content["text"].as_str()).map(str::len).sum();
+    assert_eq!(length, 16 << 20);
+    assert!(run.of_type("stream").len() < 1000, "{} messages", run.of_type("stream").len());
+}
