@@ -66,8 +66,8 @@ class Kernel:
 
     def __exit__(self, *_):
         self.client.stop_channels()
-        self.manager.shutdown_kernel(now=False)
-        self.manager.cleanup_resources()
+        if self.manager.has_kernel:
+            self.manager.shutdown_kernel(now=False)
 
     @property
     def pid(self) -> int:

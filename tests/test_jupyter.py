@@ -20,4 +20,4 @@ class TestForklab(jupyter_kernel_test.KernelTests):
     invalid_code_samples = []
     code_inspect_sample = "String"
     supported_history_operations = ("tail", "range", "search")
-    code_history_pattern = "1?2*"
+    code_history_pattern = "1*2"
