@@ -76,6 +76,9 @@ impl Kernel {
             && running.asking == Some(pid.0)
         {
             running.asking = None;
+            if running.interrupted {
+                return;
+            }
             // Front ends have no way to take a question back; the person is told instead.
             let text = format!("\n[process {} does not wait for input any more]\n", pid.0);
             self.front.stream(Some(&running.request.origin), Stdio::Stdout, &text);
