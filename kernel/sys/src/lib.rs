@@ -16,11 +16,13 @@ pub mod pty;
 
 #[cfg(feature = "zeromq")]
 pub mod zeromq;
-pub mod checkpoint;
-pub mod descriptors;
-pub mod events;
-pub mod generated;
-pub mod parked;
-pub mod procfs;
+
 pub mod role;
 pub mod signals;
+pub mod events;
+pub mod procfs;
+pub mod descriptors;
+pub mod checkpoint;
+pub mod parked;
+pub mod socket_pairs;
+pub mod generated;

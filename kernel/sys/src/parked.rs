@@ -3,8 +3,9 @@
 //! A copy holds duplicates of every descriptor. A cell that closes its end of a pipe from an earlier
 //! cell and reads to the end would wait for ever for a copy's end to close, a writer would get no
 //! SIGPIPE, and a port would stay taken. So the copy lets go of pipes and sockets while it sleeps.
-//! Woken, it finds new ones under the old numbers: a pipe of which it had both ends is a pipe again,
-//! empty; whatever was connected to somebody else is at its end, as if the other had left.
+//! Woken, it finds new ones under the old numbers: a pipe or a pair of UNIX sockets of which it had
+//! both ends is one again, empty; whatever was connected to somebody else is at its end, as if the
+//! other had left.
 
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::io;
@@ -14,6 +15,8 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socketpair, sockopt};
 use nix::sys::stat::{SFlag, fstat};
+
+use crate::socket_pairs::SocketPairs;
 
 /// The pipes and sockets of this process, standard input and output left out.
 #[derive(Debug)]
@@ -34,7 +37,11 @@ struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Pipe,
-    Socket(SockType),
+    Socket {
+        kind: SockType,
+        /// The inode of the socket to which it is connected, where that is known.
+        peer: Option<u64>,
+    },
 }
 
 impl Parked {
@@ -43,7 +50,9 @@ impl Parked {
         let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Parked { found: Vec::new() } };
         let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
         let ours = |number: &i32| *number > 2 && *number != line.as_raw_fd();
-        Parked { found: numbers.filter(ours).filter_map(look_at).collect() }
+        let mut found: Vec<Found> = numbers.filter(ours).filter_map(look_at).collect();
+        find_peers(&mut found);
+        Parked { found }
     }
 
     /// Lets go of them, and keeps their numbers taken. No locks, no allocation: for a copy that
@@ -62,11 +71,20 @@ impl Parked {
     /// Those of pipe2(2) and socketpair(2).
     pub fn restore(self) -> io::Result<()> {
         let mut pipes = BTreeMap::new();
+        let mut pairs = BTreeMap::new();
         for found in &self.found {
             match found.kind {
-                Kind::Socket(kind) => {
-                    let (end, _other) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?;
-                    found.put(end.as_fd())?;
+                Kind::Socket { kind, peer } => {
+                    // Both ends of a pair find the same entry. An end whose peer is not here
+                    // gets one that nobody holds once `pairs` is gone.
+                    let peer = peer.unwrap_or(found.inode);
+                    let (first, second) = match pairs.entry((found.inode.min(peer), found.inode.max(peer))) {
+                        Entry::Occupied(pair) => pair.into_mut(),
+                        Entry::Vacant(place) => {
+                            place.insert(socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?)
+                        }
+                    };
+                    found.put(if found.inode <= peer { first.as_fd() } else { second.as_fd() })?;
                 }
                 Kind::Pipe => {
                     let (reader, writer) = match pipes.entry(found.inode) {
@@ -79,6 +97,16 @@ impl Parked {
             }
         }
         Ok(())
+    }
+}
+
+/// Asks only where there is a UNIX socket: most processes have none.
+fn find_peers(found: &mut [Found]) {
+    let mut pairs = None;
+    for Found { kind, inode, .. } in found {
+        if let Kind::Socket { peer, .. } = kind {
+            *peer = pairs.get_or_insert_with(SocketPairs::open).as_ref().and_then(|pairs| pairs.peer_of(*inode));
+        }
     }
 }
 
@@ -103,7 +131,7 @@ fn look_at(number: i32) -> Option<Found> {
     let stat = fstat(descriptor).ok()?;
     let kind = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFIFO => Kind::Pipe,
-        SFlag::S_IFSOCK => Kind::Socket(getsockopt(&descriptor, sockopt::SockType).ok()?),
+        SFlag::S_IFSOCK => Kind::Socket { kind: getsockopt(&descriptor, sockopt::SockType).ok()?, peer: None },
         _ => return None,
     };
     let flags = OFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFL).ok()?);

@@ -46,6 +46,16 @@ impl AsFd for Signals {
     }
 }
 
+/// Makes this process deaf to every signal that would end or stop it but SIGTERM, SIGKILL, SIGSTOP
+/// and those that a fault of its own raises.
+pub fn ignore_strangers() {
+    let own = [libc::SIGTERM, libc::SIGCHLD, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT];
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !own.contains(signal)) {
+        // SAFETY: ignoring is no function; signals that cannot be ignored are refused.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// Undoes what was inherited: no signal is ignored but SIGPIPE, as in every Rust program, and none is
 /// blocked. Handlers are not inherited, so those that stand are the runtime's own, which tell of a
 /// stack's overflow, and stay.

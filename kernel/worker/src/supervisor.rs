@@ -23,8 +23,8 @@ use forklab_sys::events::readable;
 use forklab_sys::procfs::Identity;
 use forklab_sys::process::{ExitStatus, Pid, Signal};
 use forklab_sys::pty::Pty;
+use forklab_sys::signals::{self, Signals};
 use forklab_sys::role;
-use forklab_sys::signals::Signals;
 
 use crate::messages::{CellId, FromSupervisor, Task, ToSupervisor};
 use crate::orders::{FromWorker, ToWorker};
@@ -55,6 +55,8 @@ pub fn main(server: UnixStream, runtime_dir: PathBuf) -> io::Result<()> {
 
 struct Supervisor {
     server: Server,
+    /// Who started us. SIGTERM counts when it is no longer our parent: it then told of its death.
+    parent: Option<Pid>,
     signals: Signals,
     listener: UnixListener,
     socket: PathBuf,
@@ -106,9 +108,11 @@ impl Supervisor {
     fn start(server: UnixStream, runtime_dir: PathBuf) -> io::Result<Supervisor> {
         role::set_name(c"supervisor");
         role::adopt_orphans()?;
-        // SIGTERM is the server's death, of which the closed channel tells too. SIGINT is for
-        // whoever sits at the terminal from which Jupyter was started, and not for us.
-        let signals = Signals::take(&[Signal::CHLD, Signal::TERM, Signal::INT, Signal::HUP])?;
+        // An orphan that signals its parent, as children do, signals us. And a Ctrl-C at the
+        // terminal from which Jupyter was started is not for us either.
+        signals::ignore_strangers();
+        let signals = Signals::take(&[Signal::CHLD, Signal::TERM])?;
+        // Belt and braces: the closed channel tells of the server's death too.
         role::receive_when_parent_dies(Signal::TERM)?;
         let socket = runtime_dir.join(SOCKET);
         let listener = UnixListener::bind(&socket)?;
@@ -117,6 +121,7 @@ impl Supervisor {
         let (worker, connection) = life::spawn(&socket, &pty)?;
         Ok(Supervisor {
             server: Channel::new(server),
+            parent: Pid::parent(),
             signals,
             listener,
             socket,
@@ -198,7 +203,7 @@ impl Supervisor {
     fn on_signals(&mut self) -> io::Result<bool> {
         let mut leave = false;
         while let Some(signal) = self.signals.next()? {
-            leave |= signal == Signal::TERM;
+            leave |= signal == Signal::TERM && Pid::parent() != self.parent;
         }
         self.reap();
         Ok(leave)

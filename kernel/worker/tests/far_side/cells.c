@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 struct host {
@@ -177,7 +179,21 @@ CELL(forks_much) {
 
 /* A pipe that lives from cell to cell. */
 static int ends[2];
-CELL(makes_a_pipe) { if (pipe(ends)) abort(); return store; }
+static int pair[2];
+CELL(makes_a_pipe) {
+    if (pipe(ends) || socketpair(AF_UNIX, SOCK_STREAM, 0, pair)) abort();
+    return store;
+}
+CELL(talks_through_the_pair) {
+    char b[9];
+    if (write(pair[0], "there", 5) < 0) abort();
+    number(read(pair[1], b, 9));
+    if (write(pair[1], "back", 4) < 0) abort();
+    number(read(pair[0], b, 9));
+    close(pair[1]);
+    number(read(pair[0], b, 9));
+    return store;
+}
 CELL(reads_the_pipe_to_its_end) {
     if (!fork()) { if (write(ends[1], "through", 7) < 0) abort(); _exit(0); }
     close(ends[1]);
@@ -191,4 +207,25 @@ CELL(writes_and_reads_the_pipe) {
     if (write(ends[1], "again", 5) < 0) abort();
     number(read(ends[0], b, 9));
     return store;
+}
+
+/* Orphans that signal the parent they find. */
+CELL(orphans_signal_their_parent) {
+    int signals[] = {SIGUSR1, SIGINT, SIGTERM, SIGHUP, SIGALRM, SIGRTMIN};
+    for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++) {
+        if (!fork()) {
+            pid_t middle = getpid();
+            if (!fork()) { while (getppid() == middle) ; kill(getppid(), signals[i]); say("sent\n"); _exit(0); }
+            _exit(0);
+        }
+        wait(0);
+    }
+    return store;
+}
+/* Every process forks for as long as it may. */
+CELL(bomb) {
+    struct rlimit l = {1000, 1000};
+    setrlimit(RLIMIT_NPROC, &l);
+    say("armed\n");
+    for (;;) if (fork() < 0) { struct timespec t = {0, 1000000}; nanosleep(&t, 0); }
 }

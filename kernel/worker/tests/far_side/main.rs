@@ -293,5 +293,49 @@ fn a_pipe_from_an_earlier_cell_has_an_end_and_survives_a_rollback() {
     far.run("makes_a_pipe");
     far.run_to_death("crashes");
     assert_eq!(far.run("writes_and_reads_the_pipe").0.stdout(), "5\n");
+    assert_eq!(far.run("talks_through_the_pair").0.stdout(), "5\n4\n0\n");
     assert_eq!(far.run("reads_the_pipe_to_its_end").0.stdout(), "7\n");
+}
+
+#[test]
+fn orphans_that_signal_their_parent_do_no_harm() {
+    let mut far = FarSide::start();
+    far.run("count");
+    let mut cell = far.run("orphans_signal_their_parent").0;
+    until("all have sent", || cell.stdout().matches("sent").count() == 6);
+    assert_eq!(far.run("count").0.stdout(), "2\n");
+}
+
+/// An interrupt comes at every moment of a short task's life; each task ends once, and the count
+/// goes on from what the last committed one left.
+#[test]
+fn an_interrupt_at_any_moment_ends_a_task_once() {
+    let mut far = FarSide::start();
+    far.run("count");
+    let mut committed = 1;
+    let deadline = std::time::Instant::now() + Duration::from_secs(1);
+    let mut pause = 0;
+    while std::time::Instant::now() < deadline {
+        let mut cell = far.call("count");
+        pause = (pause + 37) % 1500;
+        std::thread::sleep(Duration::from_micros(pause)); // Where in its life the task is met.
+        far.send(&ToSupervisor::Interrupt);
+        let outcome = loop {
+            match far.next() {
+                FromSupervisor::Worker { .. } => {}
+                FromSupervisor::Ended { cell: id, outcome } if id == cell.id => break outcome,
+                other => panic!("unexpected: {other:?}"),
+            }
+        };
+        match outcome {
+            Outcome::Returned(_) => {
+                committed += 1;
+                assert_eq!(cell.stdout(), format!("{committed}\n"));
+            }
+            Outcome::Interrupted { restored: true } => {}
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+    committed += 1;
+    assert_eq!(far.run("count").0.stdout(), format!("{committed}\n"));
 }
