@@ -62,11 +62,11 @@
 //! use forklab::{Pipe, Process};
 //!
 //! let (here, there) = Pipe::new()?;
-//! let mut child = Process::new(move || {
+//! let mut child = Process::new(move || -> forklab::Result<()> {
 //!     while let Some(line) = there.recv::<String>()? {
 //!         there.send(&line.to_uppercase())?;
 //!     }
-//!     Ok::<(), forklab::Error>(())
+//!     Ok(())
 //! });
 //! child.start()?;
 //! here.send("hello")?;
@@ -114,5 +114,6 @@ pub use process::Process;
 // For values whose type only the sender knows.
 pub use serde_json::{Value, json};
 
-/// What the functions of this crate return.
+/// What the functions of this crate return, and what a process's function with a `?` in it may
+/// return: `move || -> forklab::Result<()> { …; Ok(()) }`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -34,7 +34,9 @@ use crate::{Error, ExitValue, Result};
 /// a panic, whose message is printed as always, it is 101. `std::process::exit` works inside.
 ///
 /// Only the process that started a child can join it, signal it or look at it. In any other process
-/// (another child that was forked later, say) the methods say so: [`Error::NotTheParent`].
+/// (another child that was forked later, say) the methods say so: [`Error::NotTheParent`]. A notebook
+/// whose cell has crashed goes on in another process than before, with the variables of the earlier
+/// cells; the children that were started there are not its own.
 ///
 /// # Dropping
 /// Dropping a `Process` waits for nothing. If its child has ended, it is reaped. If it lives, it
