@@ -54,7 +54,7 @@ pub fn descendants(root: Pid) -> Vec<Stat> {
     let everybody = if knows_children() { None } else { Some(all()) };
     while let Some(parent) = parents.pop() {
         let children: Vec<Stat> = match &everybody {
-            None => children(parent).into_iter().filter_map(stat).collect(),
+            None => listed_children(parent).into_iter().filter_map(stat).collect(),
             Some(all) => all.iter().filter(|s| s.parent == Some(parent)).copied().collect(),
         };
         parents.extend(children.iter().map(|child| child.identity.pid));
@@ -73,7 +73,15 @@ fn knows_children() -> bool {
     Path::new("/proc/thread-self/children").exists()
 }
 
-fn children(pid: Pid) -> Vec<Pid> {
+/// The children of a process, zombies included: one look, as quick as there is one.
+pub fn children(pid: Pid) -> Vec<Pid> {
+    if !knows_children() {
+        return all().into_iter().filter(|s| s.parent == Some(pid)).map(|s| s.identity.pid).collect();
+    }
+    listed_children(pid)
+}
+
+fn listed_children(pid: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
     for thread in threads(pid) {
         let Ok(text) = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) else { continue };

@@ -13,6 +13,7 @@ use forklab_sys::events::readable;
 use forklab_sys::process::{ExitStatus, Pid, Signal, kill};
 use forklab_sys::pty::Pty;
 
+use super::tree::Spared;
 use super::{Connection, Phase, Supervisor};
 use crate::messages::{CellId, Exit, FromSupervisor, Outcome, ProcessId};
 use crate::orders::{FromWorker, ToWorker};
@@ -136,8 +137,10 @@ impl Supervisor {
         match &mut self.phase {
             Phase::Busy { cell, before } => {
                 let (cell, before) = (*cell, std::mem::take(before));
-                let checkpoint = self.checkpoint.as_ref().map(|c| c.pid);
-                self.end_tree(|process| Some(process.pid) == checkpoint || before.contains(process))?;
+                let mut spared = Spared::default();
+                spared.add(self.checkpoint.as_ref().map(|checkpoint| checkpoint.pid));
+                spared.add_all(before);
+                self.end_tree(&spared)?;
                 self.end_of_task()?;
                 self.replace(After::Died { cell, how })
             }

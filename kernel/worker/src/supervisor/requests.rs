@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use forklab_sys::channel::Received;
 
 use super::life::After;
+use super::tree::Spared;
 use super::{Phase, Queued, Supervisor};
 use crate::messages::{FromSupervisor, Outcome, ProcessId, ToSupervisor};
 use crate::orders::ToWorker;
@@ -72,11 +73,13 @@ impl Supervisor {
             let outcome = Outcome::Interrupted { restored: true };
             self.tell(&FromSupervisor::Ended { cell: queued.cell, outcome })?;
         }
-        let (worker, checkpoint) = (self.worker, self.checkpoint.as_ref().map(|checkpoint| checkpoint.pid));
+        let mut spared = Spared::default();
+        spared.add(self.checkpoint.as_ref().map(|checkpoint| checkpoint.pid));
         let Phase::Busy { cell, .. } = self.phase else {
-            return self.end_tree(|process| process.pid == worker || Some(process.pid) == checkpoint);
+            spared.add(Some(self.worker));
+            return self.end_tree(&spared);
         };
-        self.end_tree(|process| Some(process.pid) == checkpoint)?;
+        self.end_tree(&spared)?;
         self.end_of_task()?;
         self.replace(After::Interrupted { cell })
     }

@@ -3,13 +3,14 @@
 //! Every process that user code starts stays below the supervisor, whatever it does: `setsid` and
 //! double forks change sessions and parents, but orphans go to the nearest subreaper, which is we.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use forklab_sys::events::readable;
 use forklab_sys::process::{Pid, Signal, kill, reap_any};
-use forklab_sys::procfs::{Identity, Stat, descendants};
+use forklab_sys::procfs::{Identity, Stat, children, descendants};
 
 use super::Supervisor;
 use crate::messages::FromSupervisor;
@@ -19,6 +20,31 @@ const TIME_TO_END: Duration = Duration::from_secs(2);
 
 /// Between two looks, unless a child's end comes first.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+
+/// How often we aim at our own children before we look at the whole tree.
+const SHOTS: usize = 50;
+
+/// Who is to live on.
+#[derive(Debug, Default)]
+pub struct Spared {
+    /// By pid, and when it started where it is not our own child.
+    processes: HashMap<Pid, Option<u64>>,
+}
+
+impl Spared {
+    /// One that cannot be mistaken: our child, not reaped.
+    pub fn add(&mut self, own: Option<Pid>) {
+        self.processes.extend(own.map(|pid| (pid, None)));
+    }
+
+    pub fn add_all(&mut self, processes: impl IntoIterator<Item = Identity>) {
+        self.processes.extend(processes.into_iter().map(|process| (process.pid, Some(process.started))));
+    }
+
+    fn holds(&self, process: &Identity) -> bool {
+        self.processes.get(&process.pid).is_some_and(|started| started.is_none_or(|at| at == process.started))
+    }
+}
 
 impl Supervisor {
     /// Reaps every child that has ended; remembers how the worker did.
@@ -53,29 +79,57 @@ impl Supervisor {
 
     /// Ends every process below but the spared ones, and waits until they are gone. Tells the
     /// server when some will not go.
-    pub fn end_tree(&mut self, spare: impl Fn(&Identity) -> bool) -> io::Result<()> {
+    pub fn end_tree(&mut self, spared: &Spared) -> io::Result<()> {
         let deadline = Instant::now() + TIME_TO_END;
-        loop {
-            // One look is not enough. A process that is listed here may fork before its SIGKILL
-            // comes, and its child is not in the list; a process whose parent dies while we read
-            // that parent's children is missing from it. Once a SIGKILL is pending a process
-            // forks no more, so the looks end; and each child so missed is below us still.
-            let victims: Vec<Stat> = self.living().into_iter().filter(|p| !spare(&p.identity)).collect();
-            if victims.is_empty() {
-                return Ok(());
+        let mut empty_looks = 0;
+        // One look is not enough. A process that is listed may fork before its SIGKILL comes, and
+        // its child is not in the list; a process whose parent dies while we read that parent's
+        // children is missing from it. Once a SIGKILL is pending a process forks no more, and each
+        // child so missed is below us still. A process that forks and leaves has a child of ours
+        // in its place before it can be reaped: so of two looks in a row, one sees either.
+        while empty_looks < 2 {
+            self.shoot_at_sight(spared);
+            let victims: Vec<Stat> = self.living().into_iter().filter(|p| !spared.holds(&p.identity)).collect();
+            for victim in &victims {
+                // It was there a moment ago. That its pid is another's by now takes a whole turn
+                // of the machine's pids between two lines.
+                let _ = kill(victim.identity.pid, Signal::KILL);
             }
+            while self.signals.next()?.is_some() {}
+            self.reap();
+            if victims.is_empty() && self.sights(spared).is_empty() {
+                empty_looks += 1;
+                continue;
+            }
+            empty_looks = 0;
             if Instant::now() > deadline {
                 let pids: Vec<String> = victims.iter().map(|p| p.identity.pid.to_string()).collect();
                 let message = format!("these processes cannot be ended: {}; restart the kernel", pids.join(", "));
                 return self.tell(&FromSupervisor::Failed { message });
             }
-            for victim in victims {
-                // It was there a moment ago. That its pid is another's by now takes a whole turn
-                // of the machine's pids between two lines.
-                let _ = kill(victim.identity.pid, Signal::KILL);
-            }
             readable(&[self.signals.as_fd()], Some(BETWEEN_LOOKS))?;
-            while self.signals.next()?.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// Our own children that are to go, zombies among them.
+    fn sights(&self, spared: &Spared) -> Vec<Pid> {
+        children(Pid::this()).into_iter().filter(|pid| !spared.processes.contains_key(pid)).collect()
+    }
+
+    /// Kills our own children as soon as they are seen, again and again while there are new ones.
+    /// A process that forks and leaves within a tenth of a millisecond is an orphan, so our child,
+    /// and gone before a look at the whole tree has ended.
+    fn shoot_at_sight(&mut self, spared: &Spared) {
+        for _ in 0..SHOTS {
+            let sights = self.sights(spared);
+            if sights.is_empty() {
+                return;
+            }
+            for pid in sights {
+                // Our child, and not reaped since: the pid is its own.
+                let _ = kill(pid, Signal::KILL);
+            }
             self.reap();
         }
     }
@@ -83,7 +137,7 @@ impl Supervisor {
     /// The end of all of it, the supervisor's own last act.
     pub fn end_everything(&mut self) {
         // Nobody is left to be told of what goes wrong here.
-        let _ = self.end_tree(|_| false);
+        let _ = self.end_tree(&Spared::default());
         let _ = std::fs::remove_file(&self.socket);
     }
 }

@@ -9,10 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 struct host {
@@ -222,10 +222,13 @@ CELL(orphans_signal_their_parent) {
     }
     return store;
 }
-/* Every process forks for as long as it may. */
-CELL(bomb) {
-    struct rlimit l = {1000, 1000};
-    setrlimit(RLIMIT_NPROC, &l);
-    say("armed\n");
-    for (;;) if (fork() < 0) { struct timespec t = {0, 1000000}; nanosleep(&t, 0); }
+/* Processes that fork and leave, again and again: gone before one can aim. */
+CELL(comets) {
+    int *left = mmap(0, sizeof *left, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    *left = 500000; /* Should nobody end them. */
+    for (int i = 0; i < 20; i++) {
+        if (!fork()) { setsid(); while (__sync_sub_and_fetch(left, 1) > 0) if (fork() > 0) _exit(0); _exit(0); }
+    }
+    say("rising\n");
+    return store;
 }

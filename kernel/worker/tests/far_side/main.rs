@@ -306,6 +306,16 @@ fn orphans_that_signal_their_parent_do_no_harm() {
     assert_eq!(far.run("count").0.stdout(), "2\n");
 }
 
+#[test]
+fn an_interrupt_catches_processes_that_fork_and_leave() {
+    let mut far = FarSide::start();
+    far.run("comets");
+    far.send(&ToSupervisor::Interrupt);
+    assert_eq!(far.processes(), [0; 0]);
+    far.run("nothing");
+    assert_eq!(far.processes(), [0; 0]);
+}
+
 /// An interrupt comes at every moment of a short task's life; each task ends once, and the count
 /// goes on from what the last committed one left.
 #[test]
