@@ -98,7 +98,9 @@
 mod process;
 
 mod exit;
+
 mod pipe;
+
 mod person;
 
 mod error;

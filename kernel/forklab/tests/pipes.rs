@@ -152,10 +152,7 @@ fn the_wrong_type_costs_one_message() {
     there.send("hello").expect("there is room");
     there.send(&5).expect("there is room");
     let error = here.recv::<i32>().expect_err("a text is no number");
-    assert_eq!(
-        error.to_string(),
-        "received \"hello\", which is no i32: invalid type: string \"hello\", expected i32"
-    );
+    assert_eq!(error.to_string(), "received \"hello\", which is no i32: invalid type: string \"hello\", expected i32");
     assert_eq!(here.recv().expect("the next one is whole"), Some(5));
     there.send(&"x".repeat(1000)).expect("there is room");
     let error = here.recv::<i32>().expect_err("a text is no number");
