@@ -159,7 +159,10 @@ impl Engine {
         let work = || panic::catch_unwind(AssertUnwindSafe(|| context.execute(&cell.code)));
         match noise.during(duplicate(channel)?, work)? {
             Ok(Ok(outputs)) => {
-                let display = outputs.content_by_mime_type.into_iter().collect();
+                let mut display: BTreeMap<String, String> = outputs.content_by_mime_type.into_iter().collect();
+                if display.get("text/plain").is_some_and(String::is_empty) {
+                    display.clear();
+                }
                 Ok(Verdict::Committed { display })
             }
             Ok(Err(evcxr::Error::Message(message))) if message == DROPPED_MESSAGE => Ok(Verdict::RolledBack),

@@ -16,6 +16,7 @@ pub mod runner;
 pub mod template;
 pub mod wrapper;
 
+mod diagnosis;
 mod environment;
 mod layout;
 mod noise;

@@ -64,7 +64,15 @@ impl Origins {
                 book.find(source, layout.items, 0..cells.len(), &mut runs);
                 book.find(source, layout.body, newest, &mut runs);
             }
-            None => book.find(source, 0..source.lines.len(), 0..cells.len(), &mut runs),
+            None => {
+                book.find(source, 0..source.lines.len(), 0..cells.len(), &mut runs);
+                // A bracket alone on its line is anybody's.
+                let worded = |run: &Run| {
+                    let lines = &source.lines[run.line - 1..run.line - 1 + run.count];
+                    lines.iter().any(|line| line.contains(char::is_alphanumeric))
+                };
+                runs.retain(worded);
+            }
         }
         Origins { runs }
     }
@@ -91,6 +99,8 @@ struct Candidate {
     line: usize,
     offset: usize,
     count: usize,
+    /// Whether a statement can begin there, as far as the text before it says.
+    begins: bool,
 }
 
 impl<'a> Book<'a> {
@@ -119,7 +129,7 @@ impl<'a> Book<'a> {
                 let goes_on = last.is_some_and(|(cell, line, offset)| {
                     cell == found.cell && (line, offset) < (found.line, found.offset)
                 });
-                (found.count.min(piece), found.cell, goes_on, std::cmp::Reverse(found.line), std::cmp::Reverse(found.offset))
+                (found.count.min(piece), found.cell, found.begins, goes_on, std::cmp::Reverse(found.line), std::cmp::Reverse(found.offset))
             });
             let Some(found) = best else {
                 at += 1;
@@ -155,8 +165,9 @@ impl<'a> Book<'a> {
             }
         }
         found.into_iter().map(|(cell, line, offset)| {
-            let count = self.run_length(lines, cell, line);
-            Candidate { cell, line, offset, count }
+            let before: String = self.cells[cell].1[line].chars().take(offset).collect();
+            let begins = before.trim_end().is_empty() || before.trim_end().ends_with([';', '}', ']', ')', '/']);
+            Candidate { cell, line, offset, count: self.run_length(lines, cell, line), begins }
         })
     }
 
@@ -233,6 +244,13 @@ mod tests {
             ("f();", 3, 5, 1),
         ];
         assert_eq!(origins(&text, &cells), expected);
+    }
+
+    #[test]
+    fn a_short_statement_is_not_a_part_of_a_word() {
+        let cells = [cell(1, "struct P; P")];
+        let text = generated("struct P; \n", "(\nP\n).evcxr_display();\n");
+        assert_eq!(origins(&text, &cells), [("struct P; ", 1, 1, 1), ("P", 1, 1, 11)]);
     }
 
     #[test]

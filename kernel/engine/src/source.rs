@@ -12,6 +12,8 @@ pub(crate) struct Source<'a> {
     pub depth: Vec<Option<usize>>,
     /// Whether every bracket, literal and comment is closed, each by its own kind.
     pub balanced: bool,
+    /// The byte of the innermost bracket that is left open.
+    pub unclosed: Option<usize>,
     /// For each closing bracket, as line and byte in it, the place of its opening one.
     pub opening: HashMap<(usize, usize), (usize, usize)>,
 }
@@ -31,7 +33,9 @@ impl<'a> Source<'a> {
         let mut depths: HashMap<usize, usize> = lexer.plain.into_iter().collect();
         depths.insert(0, 0);
         let depth = starts.iter().map(|start| depths.get(start).copied()).collect();
-        Source { lines: text.lines().collect(), depth, balanced: lexer.balanced && lexer.open.is_empty(), opening }
+        let balanced = lexer.balanced && lexer.open.is_empty();
+        let unclosed = lexer.open.last().map(|(_, at)| *at);
+        Source { lines: text.lines().collect(), depth, balanced, unclosed, opening }
     }
 }
 

@@ -98,7 +98,7 @@ fn play() -> Result<(), Failure> {
         while let Ok(Some(received)) = channel.receive() {
             let FromRunner::Run { library, function } = received.value;
             println!("  run {} {function}", library.display());
-            let mut panicked = false;
+            let (mut panicked, mut failed) = (false, false);
             if let Some(player) = &mut player {
                 use std::io::{BufRead, Write};
                 let stdin = player.stdin.as_mut().expect("piped");
@@ -109,10 +109,11 @@ fn play() -> Result<(), Failure> {
                     if reader.read_line(&mut line).expect("player") == 0 { break; }
                     if line == "END\n" { break; }
                     panicked |= line.starts_with("HOST panicked");
+                    failed |= line.starts_with("HOST failed");
                     print!("  | {line}");
                 }
             }
-            let answer = ToRunner::Ran { panicked, failed: false, lost_variables: vec![] };
+            let answer = ToRunner::Ran { panicked, failed, lost_variables: vec![] };
             channel.send(&answer).expect("the runner is there");
         }
     });
