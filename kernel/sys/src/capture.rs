@@ -82,7 +82,9 @@ impl Capture {
                     // Nobody asked for them: closed by the drop.
                     // SAFETY: recvmsg(2) has just made these descriptors for this process, and
                     // nothing else knows them yet.
-                    ControlMessageOwned::ScmRights(raw) => raw.into_iter().for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) })),
+                    ControlMessageOwned::ScmRights(raw) => {
+                        raw.into_iter().for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) }))
+                    }
                     _ => {}
                 }
             }
@@ -110,7 +112,8 @@ mod tests {
         let mut buffer = [0u8; 100];
         assert_eq!(capture.read(&mut buffer)?, Piece::WouldBlock);
         File::from(writer.try_clone()?).write_all(b"me\n")?;
-        let mut shell = Command::new("sh").args(["-c", "echo shell; /bin/echo program"]).stdout(Stdio::from(writer)).spawn()?;
+        let mut shell =
+            Command::new("sh").args(["-c", "echo shell; /bin/echo program"]).stdout(Stdio::from(writer)).spawn()?;
         let shell_pid = Pid::from_raw(shell.id() as i32);
         assert!(shell.wait()?.success());
         assert_eq!(capture.read(&mut buffer)?, Piece::Data { len: 3, pid: Some(Pid::this()) });

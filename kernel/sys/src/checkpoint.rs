@@ -34,7 +34,8 @@ pub enum Copy {
     },
 }
 
-/// Makes the copy; returns when it sleeps, and a second time in the copy when it is woken.
+/// Makes the copy; returns when it sleeps, and a second time in the copy when it is woken. In the
+/// copy, `own` leads nowhere.
 ///
 /// Other threads of this process do not exist in the copy, and a lock that one of them held stays
 /// locked there, as after every fork.
@@ -42,16 +43,15 @@ pub enum Copy {
 /// # Errors
 /// `WouldBlock` when the user or the machine has too many processes, `OutOfMemory`, or those of
 /// socketpair(2).
-pub fn take() -> io::Result<Copy> {
+pub fn take(own: BorrowedFd<'_>) -> io::Result<Copy> {
     let (mut line, sleeper) = UnixStream::pair()?;
     let null = null()?;
-    let parked = Parked::survey(sleeper.as_fd());
+    let parked = Parked::survey(&[sleeper.as_fd(), null.as_fd()], &[line.as_fd(), own]);
     match clone_sibling()? {
         Fork::Child => {
             fall_asleep(&sleeper, &parked, null.as_fd());
-            parked.restore()?;
-            // Its number was parked like the others; from here on the line is the sleeper's alone.
             drop(line);
+            parked.restore()?;
             Ok(Copy::Woken { line: sleeper })
         }
         Fork::Parent(pid) => {

@@ -61,7 +61,9 @@ impl Library {
     pub fn function(&self, name: &str) -> io::Result<Function> {
         let address = self.symbol(&CString::new(name)?).ok_or_else(loader_error)?;
         // SAFETY: the module's promise: the symbol is a function of this type.
-        Ok(Function(unsafe { std::mem::transmute::<NonNull<c_void>, extern "C" fn(*mut c_void) -> *mut c_void>(address) }))
+        Ok(Function(unsafe {
+            std::mem::transmute::<NonNull<c_void>, extern "C" fn(*mut c_void) -> *mut c_void>(address)
+        }))
     }
 
     /// Tells generated code where the table is through which it talks to us. `false` when the
@@ -80,7 +82,8 @@ impl Library {
             return Vec::new();
         };
         // SAFETY: the module's promise: a `static usize`, and a `static [u32; 5 * n]` with that n.
-        let table = unsafe { std::slice::from_raw_parts(table.cast::<Origin>().as_ptr(), *len.cast::<usize>().as_ref()) };
+        let table =
+            unsafe { std::slice::from_raw_parts(table.cast::<Origin>().as_ptr(), *len.cast::<usize>().as_ref()) };
         table.to_vec()
     }
 

@@ -22,6 +22,8 @@ use crate::socket_pairs::SocketPairs;
 #[derive(Debug)]
 pub struct Parked {
     found: Vec<Found>,
+    /// Numbers that lead nowhere in the copy, then and later.
+    lost: Vec<i32>,
 }
 
 #[derive(Debug)]
@@ -45,23 +47,26 @@ enum Kind {
 }
 
 impl Parked {
-    /// Looks for them; changes nothing. `line` is the one socket that the copy goes on to use.
-    pub fn survey(line: BorrowedFd<'_>) -> Parked {
-        let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Parked { found: Vec::new() } };
+    /// Looks for them; changes nothing. `used` are those that the copy uses asleep and awake, and
+    /// `lost` those that the original alone has a use for.
+    pub fn survey(used: &[BorrowedFd<'_>], lost: &[BorrowedFd<'_>]) -> Parked {
+        let [used, lost] = [used, lost].map(|all| all.iter().map(AsRawFd::as_raw_fd).collect::<Vec<i32>>());
+        let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Parked { found: Vec::new(), lost } };
         let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-        let ours = |number: &i32| *number > 2 && *number != line.as_raw_fd();
-        let mut found: Vec<Found> = numbers.filter(ours).filter_map(look_at).collect();
+        let theirs = |number: &i32| *number > 2 && !used.contains(number) && !lost.contains(number);
+        let mut found: Vec<Found> = numbers.filter(theirs).filter_map(look_at).collect();
         find_peers(&mut found);
-        Parked { found }
+        Parked { found, lost }
     }
 
     /// Lets go of them, and keeps their numbers taken. No locks, no allocation: for a copy that
     /// has just been made.
     pub fn park(&self, null: BorrowedFd<'_>) {
-        for found in &self.found {
+        for number in self.found.iter().map(|found| found.number).chain(self.lost.iter().copied()) {
             // SAFETY: in a copy that nobody runs in yet, no code looks at what the number means
-            // before `restore` has given it its meaning back.
-            unsafe { libc::dup3(null.as_raw_fd(), found.number, libc::O_CLOEXEC) };
+            // before `restore` has given it its meaning back; a lost one still is an open
+            // descriptor for its owner to close.
+            unsafe { libc::dup3(null.as_raw_fd(), number, libc::O_CLOEXEC) };
         }
     }
 

@@ -206,7 +206,9 @@ mod tests {
         let mut child = Command::new("sh").args(["-c", "cat; :"]).stdin(Stdio::piped()).spawn().expect("sh is there");
         let shell = Pid::from_raw(child.id() as i32).expect("a pid");
         until("the grandchild reads its standard input", || {
-            descendants(me).iter().any(|s| s.parent == Some(shell) && blocked_reading(s.identity.pid, s.identity.pid) == [0])
+            descendants(me)
+                .iter()
+                .any(|s| s.parent == Some(shell) && blocked_reading(s.identity.pid, s.identity.pid) == [0])
         });
         let found = stat(shell).expect("it lives");
         assert_eq!((found.parent, found.zombie), (Some(me), false));
@@ -219,8 +221,10 @@ mod tests {
     #[test]
     fn poll_and_select_count_as_reading() {
         for wait in ["s.select([0],[],[])", "(p:=s.poll(),p.register(0,s.POLLIN),p.poll())"] {
-            let Ok(mut child) =
-                Command::new("python3").args(["-c", &format!("import select as s;{wait}")]).stdin(Stdio::piped()).spawn()
+            let Ok(mut child) = Command::new("python3")
+                .args(["-c", &format!("import select as s;{wait}")])
+                .stdin(Stdio::piped())
+                .spawn()
             else {
                 return;
             };

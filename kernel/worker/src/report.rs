@@ -17,16 +17,8 @@ use crate::host::{Host, Text, VERSION};
 use crate::messages::{Location, Panic, Report};
 
 /// The table that every shared object is given.
-pub static HOST: Host = Host {
-    version: VERSION,
-    panicked,
-    failed,
-    display,
-    lost_variable,
-    panic_seen,
-    display_begin,
-    display_end,
-};
+pub static HOST: Host =
+    Host { version: VERSION, panicked, failed, display, lost_variable, panic_seen, display_begin, display_end };
 
 static COLLECTED: Mutex<Collected> = Mutex::new(Collected {
     report: Report { panic: None, error: None, displays: Vec::new(), lost_variables: Vec::new(), shell: None },

@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 use forklab_sys::channel::{Channel, Received};
 use forklab_sys::descriptors::peer;
 use forklab_sys::events::readable;
-use forklab_sys::procfs::Identity;
 use forklab_sys::process::{ExitStatus, Pid, Signal};
+use forklab_sys::procfs::Identity;
 use forklab_sys::pty::Pty;
-use forklab_sys::signals::{self, Signals};
 use forklab_sys::role;
+use forklab_sys::signals::{self, Signals};
 
 use crate::messages::{CellId, FromSupervisor, Task, ToSupervisor};
 use crate::orders::{FromWorker, ToWorker};

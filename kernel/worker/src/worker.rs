@@ -69,7 +69,7 @@ impl Worker {
     fn serve(mut self, mut supervisor: Supervisor) -> io::Result<()> {
         let mut ended = None;
         loop {
-            match checkpoint::take() {
+            match checkpoint::take(supervisor.as_fd()) {
                 Ok(Copy::Original { pid, line }) => {
                     let ready = FromWorker::Ready { ended, checkpoint: Some(ProcessId::from(pid)) };
                     supervisor.send_with(&ready, &[line.as_fd()])?;

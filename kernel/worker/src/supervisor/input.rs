@@ -31,7 +31,7 @@ const PACE_AFTERWARDS: Duration = Duration::from_millis(50);
 
 /// A look that took a time is followed by a pause of this many times that: it costs below 2% of
 /// one processor, however many processes there are.
-const COST: u32 = 50;
+const COST: u32 = 60;
 
 /// So many looks must miss a reader that has been told of before it counts as gone: a handler of
 /// a signal may interrupt its read for a moment.
@@ -164,9 +164,9 @@ impl Supervisor {
     /// The reader that the server was told of, if it still waits, else some other.
     fn find_reader(&self, everybody: &[Stat]) -> Option<Pid> {
         let waits = |pid: Pid| {
-            threads(pid).into_iter().any(|thread| {
-                blocked_reading(pid, thread).into_iter().any(|fd| is_open_on(pid, fd, self.pty.path()))
-            })
+            threads(pid)
+                .into_iter()
+                .any(|thread| blocked_reading(pid, thread).into_iter().any(|fd| is_open_on(pid, fd, self.pty.path())))
         };
         if let Some(asked) = self.keyboard.asked {
             return waits(asked).then_some(asked);

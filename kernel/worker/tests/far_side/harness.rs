@@ -1,7 +1,6 @@
 //! A far side to talk to, as the server does, and the outside facts about it.
 
 use std::collections::HashSet;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -255,24 +254,30 @@ pub fn alive(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// The call of a victim.
+/// The call of a victim in C.
 pub fn task(function: &str) -> Task {
-    Task::Call { library: library().to_owned(), function: function.to_owned() }
-}
-
-/// The victims' shared object, compiled once.
-fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cells-{}.so", std::process::id()));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/far_side/cells.c");
-        compile(&source, &target).expect("a C compiler: rustc links with it");
-        target
-    })
+    let library = LIBRARY.get_or_init(|| compile("c", "cc", &["-shared", "-fPIC", "-O1", "-pthread"]));
+    Task::Call { library: library.clone(), function: function.to_owned() }
 }
 
-fn compile(source: &Path, target: &Path) -> io::Result<()> {
-    let mut command = Command::new("cc");
-    command.args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(target).arg(source);
-    if command.status()?.success() { Ok(()) } else { Err(io::Error::other("cc fails")) }
+/// The call of a victim in Rust.
+pub fn rust_task(function: &str) -> Task {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    let options = ["--crate-type=cdylib", "--edition=2024", "-Cprefer-dynamic", "-Crpath"];
+    let library = LIBRARY.get_or_init(|| compile("rs", "rustc", &options));
+    Task::Call { library: library.clone(), function: function.to_owned() }
+}
+
+/// Compiles the victims of a language to a shared object.
+fn compile(language: &str, compiler: &str, options: &[&str]) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/far_side/cells").with_extension(language);
+    let fresh = folder.join(format!("cells-{}-{language}.so", std::process::id()));
+    let status = Command::new(compiler).args(options).arg("-o").arg(&fresh).arg(source).status();
+    assert!(status.is_ok_and(|status| status.success()), "{compiler} does not compile the victims");
+    // Another run of these tests may be at the same, or may have the old one loaded.
+    let target = folder.join(format!("cells-{language}.so"));
+    std::fs::rename(fresh, &target).expect("both are in one folder");
+    target
 }

@@ -5,7 +5,7 @@ mod harness;
 use std::time::Duration;
 
 use forklab_worker::messages::{Exit, FromSupervisor, Outcome, ToSupervisor};
-use harness::{FarSide, alive, task, until};
+use harness::{FarSide, alive, rust_task, task, until};
 
 fn killed_by(signal: i32) -> impl Fn(Exit) -> bool {
     move |how| matches!(how, Exit::Signaled { signal: s, .. } if s == signal)
@@ -82,7 +82,9 @@ fn a_dead_worker_is_restored_with_its_variables() {
     assert_eq!(far.run("count").0.stdout(), "3\n");
     assert!(killed_by(11)(far.run_to_death("count_then_crash").1));
     assert_eq!(far.run("count").0.stdout(), "4\n", "the crashed cell's own count is undone");
-    for (function, signal) in [("crashes", 11), ("kills_itself", 9), ("kills_its_group", 9), ("killed_by_its_child", 15)] {
+    for (function, signal) in
+        [("crashes", 11), ("kills_itself", 9), ("kills_its_group", 9), ("killed_by_its_child", 15)]
+    {
         assert!(killed_by(signal)(far.run_to_death(function).1), "{function}");
     }
     let (mut cell, how, _) = far.run_to_death("execs");
@@ -314,6 +316,25 @@ fn an_interrupt_catches_processes_that_fork_and_leave() {
     assert_eq!(far.processes(), [0; 0]);
     far.run("nothing");
     assert_eq!(far.processes(), [0; 0]);
+}
+
+#[test]
+fn cells_in_rust_have_threads_programs_and_an_end_of_the_stack() {
+    let mut far = FarSide::start();
+    for round in 0..2 {
+        let mut cell = far.begin(rust_task("threads"), true);
+        far.returned(&cell);
+        // A last line without its newline would stay in the cells' own buffer: generated code flushes.
+        assert_eq!(cell.stdout(), "600000\n", "round {round}");
+        let mut cell = far.begin(rust_task("spawns"), true);
+        far.returned(&cell);
+        assert_eq!(cell.stdout(), "from sh\n5\n");
+        let mut cell = far.begin(rust_task("overflows"), true);
+        far.worker();
+        let Outcome::Died { how, restored: true } = far.ended(&cell) else { panic!("it overflows") };
+        assert!(killed_by(6)(how));
+        assert!(cell.stderr().contains("overflowed its stack"), "{}", cell.stderr());
+    }
 }
 
 /// An interrupt comes at every moment of a short task's life; each task ends once, and the count
