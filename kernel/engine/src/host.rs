@@ -239,7 +239,7 @@ impl Engine {
     fn replace_runner(&mut self, channel: &Channel<FromEngine, ToEngine>) -> io::Result<()> {
         let context = &mut self.context;
         // It fails, and that is what it is for; a panic will come again with the cell itself.
-        let _ = attempt(&self.noise, channel, || context.execute("{}").is_ok())?;
+        let _ = attempt(&self.noise, channel, || context.execute("();").is_ok())?;
         Ok(())
     }
 }

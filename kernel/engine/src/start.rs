@@ -29,6 +29,16 @@ pub(crate) struct Started {
     pub runner: Arc<Mutex<Child>>,
 }
 
+impl Started {
+    /// Ends the runner, for which evcxr would wait otherwise.
+    pub fn forget(self) {
+        if let Ok(mut runner) = self.runner.lock() {
+            let _ = runner.kill();
+        }
+        std::mem::forget(self.context);
+    }
+}
+
 /// Fills the build directory from the template, if there is one and the directory is new.
 pub(crate) fn fill(places: &Places, data: Option<&Data>) -> io::Result<bool> {
     fs::create_dir_all(&places.build)?;
@@ -85,7 +95,7 @@ fn add_dependencies(context: &mut EvalContext, data: &Data, prepared: bool) -> R
         // evcxr has cargo look at each dependency alone, which writes the lock file anew each time.
         fs::write(context_directory()?.join("Cargo.lock"), lock)?;
     }
-    context.eval_with_state("fn main() {}", state)?;
+    context.eval_with_state("();", state)?;
     let mut state = context.state();
     state.set_offline_mode(false);
     context.eval_with_state("", state)?;

@@ -3,8 +3,84 @@
 //! Cargo decides by modification times whether a crate is fresh, so a copy keeps them.
 
 use std::fs::{self, File, FileTimes};
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+
+use forklab_sys::alone;
+use forklab_sys::process::{self, Fork};
+
+use crate::environment::{self, Places};
+use crate::start;
+
+/// Compiles the library whose sources lie in `library`, and what else every cell can use, in a new
+/// build directory. Cargo says on stderr what it compiles. To be called by a process with one thread;
+/// crates that are missing are downloaded.
+///
+/// # Errors
+/// Those of fork(2), and `Other` with what cargo or evcxr say.
+pub fn prepare(library: &Path, template: &Path) -> io::Result<()> {
+    let (mut reader, mut writer) = io::pipe()?;
+    // In a child, since the environment of an engine is not for the caller to keep.
+    match alone::fork()? {
+        Fork::Child => {
+            let result = build(library, template);
+            if let Err(message) = &result {
+                let _ = writer.write_all(message.as_bytes());
+            }
+            process::exit_now(i32::from(result.is_err()))
+        }
+        Fork::Parent(child) => {
+            drop(writer);
+            let mut message = String::new();
+            reader.read_to_string(&mut message)?;
+            let status = process::wait(child)?;
+            process::reap(child)?;
+            match (status.success(), message.is_empty()) {
+                (true, _) => Ok(()),
+                (false, true) => Err(io::Error::other(format!("building the library ended with {status}"))),
+                (false, false) => Err(io::Error::other(message)),
+            }
+        }
+    }
+}
+
+/// Lets an engine start in the directory and compile a cell that uses everything.
+fn build(library: &Path, template: &Path) -> Result<(), String> {
+    let text = |error: io::Error| error.to_string();
+    let places = Places { build: template.to_owned() };
+    // No template lies there, so what the engine needs is compiled and not copied.
+    let data = Data { library: library.to_owned(), template: template.join("no template") };
+    fs::create_dir_all(template).map_err(text)?;
+    environment::set(&places).map_err(text)?;
+    environment::silence_stdout().map_err(text)?;
+    let (_server, runner) = UnixStream::pair().map_err(text)?;
+    let started = start::start(&places, Some(&data), runner, false).map_err(|error| error.to_string())?;
+    started.forget();
+    clean(&places).map_err(text)
+}
+
+/// Removes what belongs to the engine that has just been there: its cells, which have no meaning in
+/// another directory.
+fn clean(places: &Places) -> io::Result<()> {
+    fs::remove_file(places.cells())?;
+    for triple in fs::read_dir(places.build.join("target"))?.flatten() {
+        let debug = triple.path().join("debug");
+        let _ = fs::remove_dir_all(debug.join("incremental"));
+        for directory in [debug.clone(), debug.join("deps"), debug.join(".fingerprint")] {
+            let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+            for entry in entries.filter(|entry| is_a_cells(&entry.file_name().to_string_lossy())) {
+                let path = entry.path();
+                if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_a_cells(name: &str) -> bool {
+    ["libctx.", "libctx-", "ctx-", "ctx.", "libcode_", "libcell_"].iter().any(|start| name.starts_with(start))
+}
 
 /// A crate that every cell can use: name, and what stands behind `name =` in `Cargo.toml`.
 pub(crate) type Dependency = (&'static str, String);

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Some("engine") => engine(),
         Some("runner") => forklab_engine::runner::main().map_err(Failure::from),
         Some("play") => play(),
+        Some("prepare") => prepare(),
         _ => Ok(()),
     };
     match result {
@@ -78,6 +79,11 @@ impl Server {
             }
         }
     }
+}
+
+fn prepare() -> Result<(), Failure> {
+    let data = PathBuf::from(std::env::args().nth(2).ok_or("a data directory")?);
+    Ok(forklab_engine::template::prepare(&data.join("library"), &data.join("template"))?)
 }
 
 fn play() -> Result<(), Failure> {
