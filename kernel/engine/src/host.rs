@@ -155,6 +155,9 @@ impl Engine {
         if !self.runner_lives() {
             self.replace_runner(channel)?;
         }
+        if commands(cell).any(|name| name == ":clear") {
+            self.end_foreign_runner();
+        }
         let (noise, context) = (&self.noise, &mut self.context);
         let work = || panic::catch_unwind(AssertUnwindSafe(|| context.execute(&cell.code)));
         match noise.during(duplicate(channel)?, work)? {
@@ -233,6 +236,19 @@ impl Engine {
         }
     }
 
+    /// Ends the runner if another engine has started it, for evcxr is about to start its own: evcxr
+    /// ends its child only, and two runners would take each other's answers from the channel.
+    fn end_foreign_runner(&self) {
+        let Ok(mut child) = self.runner.lock() else { return };
+        if child.try_wait().is_err()
+            && is_runner(child.id())
+            && let Some(pid) = Pid::from_raw(child.id() as i32)
+        {
+            // It may have left meanwhile, which is as good.
+            let _ = process::kill(pid, Signal::KILL);
+        }
+    }
+
     /// Has evcxr start another runner after the old one has left, and forget all variables.
     ///
     /// evcxr does so when a run fails for want of a child, so one is attempted.
@@ -241,18 +257,6 @@ impl Engine {
         // It fails, and that is what it is for; a panic will come again with the cell itself.
         let _ = attempt(&self.noise, channel, || context.execute("();").is_ok())?;
         Ok(())
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        // The runner of an engine that has been a standby is nobody's to wait for.
-        if let Ok(child) = self.runner.lock()
-            && is_runner(child.id())
-            && let Some(pid) = Pid::from_raw(child.id() as i32)
-        {
-            let _ = process::kill(pid, Signal::KILL);
-        }
     }
 }
 
@@ -277,21 +281,23 @@ fn is_runner(pid: u32) -> bool {
     !zombie && arguments.split(|byte| *byte == 0).nth(1) == Some(b"runner".as_slice())
 }
 
-/// evcxr's commands that end or replace processes which are not its own here.
-fn refused_command(cell: &Cell) -> Option<Rejection> {
+/// evcxr's commands in a cell. evcxr looks for them before the first line of code only.
+fn commands(cell: &Cell) -> impl Iterator<Item = &str> {
     let is_comment = |line: &&str| line.trim().is_empty() || line.starts_with("//");
     let is_command = |line: &&str| line.trim_start_matches(' ').starts_with(':');
-    let commands = cell.code.lines().filter(|line| !is_comment(line)).take_while(is_command);
-    for line in commands {
-        let name = line.split_whitespace().next().unwrap_or_default();
-        let advice = match name {
-            ":quit" => "shut the kernel down from the notebook",
-            ":restart" => "restart the kernel from the notebook",
-            _ => continue,
-        };
-        return Some(render::refused(&format!("{name} is not for notebooks: {advice}")));
-    }
-    None
+    let lines = cell.code.lines().filter(move |line| !is_comment(line)).take_while(is_command);
+    lines.filter_map(|line| line.split_whitespace().next())
+}
+
+/// Refuses evcxr's commands that end or replace processes which are not its own here.
+fn refused_command(cell: &Cell) -> Option<Rejection> {
+    let advice = |name| match name {
+        ":quit" => Some("shut the kernel down from the notebook"),
+        ":restart" => Some("restart the kernel from the notebook"),
+        _ => None,
+    };
+    let (name, advice) = commands(cell).find_map(|name| Some((name, advice(name)?)))?;
+    Some(render::refused(&format!("{name} is not for notebooks: {advice}")))
 }
 
 /// Where the word at `position` ends: evcxr explains what ends at the cursor.

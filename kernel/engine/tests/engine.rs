@@ -1,16 +1,26 @@
 //! One engine, driven as the server drives it. The test binary plays all roles, as the forklab
-//! binary does, and is therefore its own harness.
+//! binary does, and is therefore its own harness. Nothing is run here: that is the worker's
+//! business, and the tests of the server have one.
 
+use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use forklab_engine::messages::{FromEngine, FromRunner, ToEngine, ToRunner, Verdict};
 use forklab_sys::channel::Channel;
 use forklab_sys::inherit;
+use forklab_sys::process::{self, Pid, Signal};
 
 type Failure = Box<dyn std::error::Error>;
+
+const ENGINES_CHANNEL: &str = "TEST_ENGINE";
+const RUNNERS_CHANNEL: &str = "TEST_RUNNER";
+/// After so long a test that hangs has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     if std::env::var_os("FORKLAB_RUSTC_WRAPPER").is_some() {
@@ -19,33 +29,80 @@ fn main() -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
         Some("engine") => engine(),
         Some("runner") => forklab_engine::runner::main().map_err(Failure::from),
-        Some("play") => play(),
         Some("prepare") => prepare(),
-        _ => Ok(()),
+        _ => tests(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("failed: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn engine() -> Result<(), Failure> {
-    let channel = UnixStream::from(inherit::take_over("TEST_CHANNEL")?);
-    let runner = UnixStream::from(inherit::take_over("TEST_RUNNER")?);
-    let build = PathBuf::from(std::env::var_os("TEST_BUILD").ok_or("no build directory")?);
+    let channel = UnixStream::from(inherit::take_over(ENGINES_CHANNEL)?);
+    let runner = UnixStream::from(inherit::take_over(RUNNERS_CHANNEL)?);
+    let build = PathBuf::from(std::env::args_os().nth(2).ok_or("no build directory")?);
     let data = std::env::var_os("FORKLAB_DATA").map(PathBuf::from);
     Ok(forklab_engine::main(channel, runner, build, data)?)
+}
+
+fn prepare() -> Result<(), Failure> {
+    let data = PathBuf::from(std::env::args_os().nth(2).ok_or("no data directory")?);
+    Ok(forklab_engine::template::prepare(&data.join("library"), &data.join("template"))?)
+}
+
+fn tests() -> Result<(), Failure> {
+    watch();
+    let directory = tempfile::tempdir()?;
+    let mut server = Server::start(&directory.path().join("build"))?;
+    let tests: &[(&str, Test)] = &[
+        ("a cell is run once and committed", a_cell_is_committed),
+        ("a dropped run leaves no definitions", a_dropped_run_leaves_nothing),
+        ("an error is about the cell's lines", an_error_is_about_the_cell),
+        ("names complete and explain themselves", names_are_known),
+        ("a standby takes over from an idle engine", taking_over_when_idle),
+        ("a standby takes over in the middle of a compilation", taking_over_in_a_compilation),
+        ("a standby takes over in the middle of a run", taking_over_in_a_run),
+        ("a standby can add a dependency", |server| a_dependency(server)),
+        ("variables that the worker has lost are forgotten", lost_state),
+        ("clear forgets everything and ends the old runner", clear),
+        ("an engine is one thread and its runner when idle", idle_processes),
+    ];
+    for (name, test) in tests {
+        let start = Instant::now();
+        test(&mut server).map_err(|error| format!("{name}: {error}"))?;
+        println!("ok: {name} ({:?})", start.elapsed());
+    }
+    server.end()
+}
+
+type Test = fn(&mut Server) -> Result<(), Failure>;
+
+/// Ends the tests when they hang. The engine and its standbys end with the test's channels.
+fn watch() {
+    std::thread::spawn(|| {
+        std::thread::sleep(PATIENCE);
+        eprintln!("failed: the tests hang");
+        process::exit_now(1);
+    });
+}
+
+fn check(right: bool, what: impl std::fmt::Debug) -> Result<(), Failure> {
+    if right { Ok(()) } else { Err(format!("unexpected: {what:?}").into()) }
 }
 
 /// The server's part.
 struct Server {
     engine: Channel<ToEngine, FromEngine>,
     runner: Channel<ToRunner, FromRunner>,
-    standby: Option<(i32, Channel<ToEngine, FromEngine>)>,
-    process: std::process::Child,
+    standby: Option<(Pid, Channel<ToEngine, FromEngine>)>,
+    engine_pid: Pid,
+    first: Child,
+    directory: PathBuf,
+    id: u64,
 }
 
 impl Server {
@@ -53,16 +110,22 @@ impl Server {
         let (ours, theirs) = UnixStream::pair()?;
         let (our_runner, their_runner) = UnixStream::pair()?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("engine").env("TEST_BUILD", build);
-        inherit::hand_down(&mut command, OwnedFd::from(theirs), "TEST_CHANNEL");
-        inherit::hand_down(&mut command, OwnedFd::from(their_runner), "TEST_RUNNER");
-        let process = command.spawn()?;
-        let mut server =
-            Server { engine: Channel::new(ours), runner: Channel::new(our_runner), standby: None, process };
-        match server.next()? {
-            FromEngine::Ready => Ok(server),
-            other => Err(format!("{other:?}").into()),
-        }
+        command.arg("engine").arg(build).stdin(Stdio::null());
+        inherit::hand_down(&mut command, OwnedFd::from(theirs), ENGINES_CHANNEL);
+        inherit::hand_down(&mut command, OwnedFd::from(their_runner), RUNNERS_CHANNEL);
+        let first = command.spawn()?;
+        let mut server = Server {
+            engine: Channel::new(ours),
+            runner: Channel::new(our_runner),
+            standby: None,
+            engine_pid: Pid::from_raw(first.id() as i32).ok_or("no pid")?,
+            first,
+            directory: build.parent().ok_or("no parent")?.to_owned(),
+            id: 0,
+        };
+        let ready = server.next()?;
+        check(ready == FromEngine::Ready, ready)?;
+        Ok(server)
     }
 
     /// The engine's next message that is not about standbys and crates.
@@ -72,69 +135,228 @@ impl Server {
             match received.value {
                 FromEngine::Standby { pid } => {
                     let fd = received.descriptors.into_iter().next().ok_or("a standby without a channel")?;
-                    self.standby = Some((pid, Channel::new(UnixStream::from(fd))));
+                    self.standby = Some((Pid::from_raw(pid).ok_or("no pid")?, Channel::new(UnixStream::from(fd))));
                 }
-                FromEngine::Building { name } => eprintln!("building {name}"),
+                FromEngine::Building { .. } => {}
                 other => return Ok(other),
             }
         }
     }
+
+    fn ask(&mut self, code: &str) -> io::Result<()> {
+        self.id += 1;
+        self.engine.send(&ToEngine::Evaluate { id: self.id, execution: self.id as u32, code: code.to_owned() })
+    }
+
+    fn verdict(&mut self) -> Result<Verdict, Failure> {
+        match self.next()? {
+            FromEngine::Evaluated { id, verdict } if id == self.id => Ok(verdict),
+            other => Err(format!("no verdict: {other:?}").into()),
+        }
+    }
+
+    fn wait_for_run(&self) -> Result<PathBuf, Failure> {
+        let FromRunner::Run { library, .. } = self.runner.receive()?.ok_or("the runner is gone")?.value;
+        Ok(library)
+    }
+
+    fn ran() -> ToRunner {
+        ToRunner::Ran { panicked: false, failed: false, lost_variables: Vec::new() }
+    }
+
+    /// Evaluates a cell that compiles; the worker says that it ran well.
+    fn evaluate(&mut self, code: &str) -> Result<(), Failure> {
+        self.ask(code)?;
+        let library = self.wait_for_run()?;
+        check(fs::read(&library)?.starts_with(b"\x7fELF"), &library)?;
+        self.runner.send(&Server::ran())?;
+        let verdict = self.verdict()?;
+        check(matches!(verdict, Verdict::Committed { .. }), verdict)
+    }
+
+    /// Evaluates a cell that does not compile.
+    fn reject(&mut self, code: &str) -> Result<forklab_engine::messages::Rejection, Failure> {
+        self.ask(code)?;
+        match self.verdict()? {
+            Verdict::Rejected(rejection) => Ok(rejection),
+            other => Err(format!("{other:?}").into()),
+        }
+    }
+
+    /// Kills the engine, waits until it is gone, and goes on with the standby.
+    fn take_over(&mut self) -> Result<(), Failure> {
+        // The standby is announced after the answer: a round trip makes sure that it has been read.
+        process::kill(self.engine_pid, Signal::KILL)?;
+        while let Ok(Some(received)) = self.engine.receive() {
+            if let (FromEngine::Standby { pid }, Some(fd)) = (received.value, received.descriptors.into_iter().next()) {
+                self.standby = Some((Pid::from_raw(pid).ok_or("no pid")?, Channel::new(UnixStream::from(fd))));
+            }
+        }
+        let (pid, channel) = self.standby.take().ok_or("there is no standby")?;
+        self.runner.send(&ToRunner::Reset)?;
+        (self.engine_pid, self.engine) = (pid, channel);
+        Ok(())
+    }
+
+    /// Waits for the standby that follows the last answer: a completion is answered after it.
+    fn settle(&mut self) -> Result<(), Failure> {
+        self.engine.send(&ToEngine::Complete { id: 0, code: "st".to_owned(), position: 2 })?;
+        let answer = self.next()?;
+        check(matches!(answer, FromEngine::Completed { id: 0, .. }), answer)
+    }
+
+    fn runners(&self) -> Vec<Pid> {
+        let own = std::env::current_exe().unwrap_or_default();
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+        pids.filter(|pid| {
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let here = self.directory.to_string_lossy().into_owned();
+            arguments.split(|byte| *byte == 0).nth(1) == Some(b"runner".as_slice())
+                && arguments.starts_with(own.to_string_lossy().as_bytes())
+                && String::from_utf8_lossy(&environment).contains(&here)
+        })
+        .collect()
+    }
+
+    /// Closes everything and waits until all processes are gone.
+    fn end(mut self) -> Result<(), Failure> {
+        let mut pids = self.runners();
+        pids.push(self.engine_pid);
+        pids.extend(self.standby.as_ref().map(|(pid, _)| *pid));
+        let ended: Vec<OwnedFd> = pids.iter().filter_map(|pid| process::open_pidfd(*pid).ok()).collect();
+        drop((self.engine, self.runner, self.standby));
+        for fd in &ended {
+            let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(fd), nix::poll::PollFlags::POLLIN)];
+            check(nix::poll::poll(&mut fds, 10_000u16)? == 1, "a process stays behind")?;
+        }
+        self.first.wait()?;
+        Ok(())
+    }
 }
 
-fn prepare() -> Result<(), Failure> {
-    let data = PathBuf::from(std::env::args().nth(2).ok_or("a data directory")?);
-    Ok(forklab_engine::template::prepare(&data.join("library"), &data.join("template"))?)
+fn a_cell_is_committed(server: &mut Server) -> Result<(), Failure> {
+    server.evaluate("fn twice(x: u32) -> u32 { 2 * x }\nlet kept = twice(21);")?;
+    server.evaluate("kept + twice(1)")
 }
 
-fn play() -> Result<(), Failure> {
-    let build = PathBuf::from(std::env::args().nth(2).ok_or("a build directory")?);
-    let start = std::time::Instant::now();
-    let mut server = Server::start(&build)?;
-    println!("ready {:?}", start.elapsed());
-    let text = std::fs::read_to_string(std::env::args().nth(3).ok_or("a file of cells")?)?;
-    let runner = server.runner.into_stream();
-    let copy = runner.try_clone()?;
-    server.runner = Channel::new(runner);
-    let player = std::env::args().nth(4);
-    std::thread::spawn(move || {
-        let channel: Channel<ToRunner, FromRunner> = Channel::new(copy);
-        let mut player = player.map(|program| {
-            Command::new("python3").arg(program).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().expect("a player")
-        });
-        while let Ok(Some(received)) = channel.receive() {
-            let FromRunner::Run { library, function } = received.value;
-            println!("  run {} {function}", library.display());
-            let (mut panicked, mut failed) = (false, false);
-            if let Some(player) = &mut player {
-                use std::io::{BufRead, Write};
-                let stdin = player.stdin.as_mut().expect("piped");
-                writeln!(stdin, "{} {function}", library.display()).expect("player");
-                let mut reader = std::io::BufReader::with_capacity(1, player.stdout.as_mut().expect("piped"));
-                loop {
-                    let mut line = String::new();
-                    if reader.read_line(&mut line).expect("player") == 0 { break; }
-                    if line == "END\n" { break; }
-                    panicked |= line.starts_with("HOST panicked");
-                    failed |= line.starts_with("HOST failed");
-                    print!("  | {line}");
-                }
-            }
-            let answer = ToRunner::Ran { panicked, failed, lost_variables: vec![] };
-            channel.send(&answer).expect("the runner is there");
+fn a_dropped_run_leaves_nothing(server: &mut Server) -> Result<(), Failure> {
+    server.ask("let dropped = 1;")?;
+    server.wait_for_run()?;
+    server.runner.send(&ToRunner::Dropped)?;
+    let verdict = server.verdict()?;
+    check(verdict == Verdict::RolledBack, verdict)?;
+    let why = server.reject("println!(\"{dropped}\");")?;
+    check(why.message.starts_with("error[E0425]"), &why)?;
+    server.evaluate("assert_eq!(kept, 42);")
+}
+
+fn an_error_is_about_the_cell(server: &mut Server) -> Result<(), Failure> {
+    let why = server.reject("let fine = 1;\nlet bad: u8 = \"é\"; twice(\"x\");")?;
+    let place = format!("(In [{}], line 2, column 15)", server.id);
+    check(why.kind == "CompileError" && why.message == format!("error[E0308]: mismatched types {place}"), &why)?;
+    let text = why.rendered.join("\n");
+    check(text.contains("\x1b[") && !text.contains("evcxr") && !text.contains("forklab_"), &text)?;
+    check(text.contains("In [1]") && text.contains("fn twice(x: u32)"), &text)?;
+    let why = server.reject(":quit")?;
+    check(why.kind == "CommandError", &why)
+}
+
+fn names_are_known(server: &mut Server) -> Result<(), Failure> {
+    let code = "let text = String::new(); text.is_em".to_owned();
+    let position = code.len();
+    server.engine.send(&ToEngine::Complete { id: 7, code, position })?;
+    match server.next()? {
+        FromEngine::Completed { id: 7, start: 31, end: 36, matches } => {
+            check(matches.iter().any(|(text, _)| text.starts_with("is_empty")), matches)?;
         }
-    });
-    for (id, cell) in text.split("\n---\n").enumerate() {
-        let start = std::time::Instant::now();
-        println!("In [{id}]: {cell}");
-        server.engine.send(&ToEngine::Evaluate { id: id as u64, execution: id as u32, code: cell.to_owned() })?;
-        match server.next()? {
-            FromEngine::Evaluated { verdict: Verdict::Rejected(why), .. } => {
-                println!("{} {}", why.kind, why.message);
-                println!("{}", why.rendered.join("\n"));
-            }
-            other => println!("{other:?}"),
+        other => return Err(format!("{other:?}").into()),
+    }
+    server.engine.send(&ToEngine::Inspect { id: 8, code: "twice(1)".to_owned(), position: 2 })?;
+    match server.next()? {
+        FromEngine::Inspected { id: 8, found } => {
+            check(found.get("text/plain").is_some_and(|text| text.contains("twice")), found)
         }
-        println!("  {:?}", start.elapsed());
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn taking_over_when_idle(server: &mut Server) -> Result<(), Failure> {
+    server.settle()?;
+    server.take_over()?;
+    server.evaluate("let after = twice(kept);")?;
+    server.evaluate("after + kept")
+}
+
+fn taking_over_in_a_compilation(server: &mut Server) -> Result<(), Failure> {
+    server.settle()?;
+    server.ask("fn never() {}\nlet gone = 1;")?;
+    server.take_over()?;
+    let why = server.reject("never();")?;
+    check(why.message.starts_with("error[E0425]"), &why)?;
+    server.evaluate("after + kept")
+}
+
+fn taking_over_in_a_run(server: &mut Server) -> Result<(), Failure> {
+    server.settle()?;
+    server.ask("let gone = 1;")?;
+    let first = server.wait_for_run()?;
+    server.take_over()?;
+    server.ask("let other = 1;")?;
+    let second = server.wait_for_run()?;
+    check(first != second, "a library's name was used twice")?;
+    server.runner.send(&Server::ran())?;
+    let verdict = server.verdict()?;
+    check(matches!(verdict, Verdict::Committed { .. }), verdict)?;
+    let why = server.reject("gone + other")?;
+    check(why.message.starts_with("error[E0425]"), &why)
+}
+
+fn a_dependency(server: &mut Server) -> Result<(), Failure> {
+    let path = server.directory.join("small");
+    fs::create_dir_all(path.join("src"))?;
+    fs::write(path.join("Cargo.toml"), "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2024\"\n")?;
+    fs::write(path.join("src/lib.rs"), "pub fn seven() -> Vec<u8> { vec![7] }\n")?;
+    server.evaluate(&format!(":dep small = {{ path = {path:?} }}\nlet seven = small::seven();"))?;
+    server.settle()?;
+    server.take_over()?;
+    server.evaluate("seven.len() + kept as usize")
+}
+
+fn lost_state(server: &mut Server) -> Result<(), Failure> {
+    let before = server.runners();
+    server.runner.send(&ToRunner::StateLost)?;
+    for pid in before {
+        // The runner is a child of an engine that is gone: its end shows in /proc only.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Path::new(&format!("/proc/{pid}/exe")).read_link().is_ok() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+    let why = server.reject("kept + 1")?;
+    check(why.message.starts_with("error[E0425]"), &why)?;
+    server.evaluate("let kept = twice(4);")?;
+    server.evaluate("kept")
+}
+
+fn clear(server: &mut Server) -> Result<(), Failure> {
+    server.settle()?;
+    server.take_over()?;
+    server.ask(":clear")?;
+    let verdict = server.verdict()?;
+    check(matches!(verdict, Verdict::Committed { .. }), verdict)?;
+    let why = server.reject("twice(1)")?;
+    check(why.message.starts_with("error[E0425]"), &why)?;
+    server.evaluate("let fresh = 1;")?;
+    check(server.runners().len() == 1, server.runners())
+}
+
+fn idle_processes(server: &mut Server) -> Result<(), Failure> {
+    server.settle()?;
+    for pid in [Some(server.engine_pid), server.standby.as_ref().map(|(pid, _)| *pid)].into_iter().flatten() {
+        let threads = fs::read_dir(format!("/proc/{pid}/task"))?.count();
+        check(threads == 1, threads)?;
     }
     Ok(())
 }
