@@ -72,6 +72,8 @@ struct Supervisor {
     checkpoint: Option<Checkpoint>,
     /// Earlier checkpoints, killed and not reaped yet.
     retired: Vec<Pid>,
+    /// There are more zombies than were reaped at once.
+    more_to_reap: bool,
     /// A task that came while the worker was not ready.
     queued: Option<Queued>,
     keyboard: Keyboard,
@@ -133,6 +135,7 @@ impl Supervisor {
             failed_starts: 0,
             checkpoint: None,
             retired: Vec::new(),
+            more_to_reap: false,
             queued: None,
             keyboard: Keyboard::new(),
         })
@@ -185,11 +188,15 @@ impl Supervisor {
             Phase::Starting { deadline, .. } => Some(*deadline),
             _ => None,
         };
-        [deadline, self.keyboard.next_look()].into_iter().flatten().min()
+        let reap = self.more_to_reap.then(Instant::now);
+        [deadline, self.keyboard.next_look(), reap].into_iter().flatten().min()
     }
 
     fn on_clock(&mut self) -> io::Result<()> {
         let now = Instant::now();
+        if self.more_to_reap {
+            self.reap();
+        }
         if matches!(&self.phase, Phase::Starting { deadline, .. } if *deadline <= now) {
             self.give_up_starting();
         }

@@ -21,6 +21,9 @@ const TIME_TO_END: Duration = Duration::from_secs(2);
 /// Between two looks, unless a child's end comes first.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
+/// How many children are reaped before other events have their turn.
+const REAPED_AT_ONCE: usize = 500;
+
 /// How often we aim at our own children before we look at the whole tree.
 const SHOTS: usize = 50;
 
@@ -47,9 +50,14 @@ impl Spared {
 }
 
 impl Supervisor {
-    /// Reaps every child that has ended; remembers how the worker did.
+    /// Reaps children that have ended; remembers how the worker did.
+    ///
+    /// A bounded number at a time: children may end faster than we reap, and an interrupt that
+    /// would end that must not wait behind them. What is left is reaped at the next event.
     pub fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = reap_any() {
+        self.more_to_reap = false;
+        for _ in 0..REAPED_AT_ONCE {
+            let Ok(Some((pid, status))) = reap_any() else { return };
             self.retired.retain(|retired| *retired != pid);
             if pid == self.worker {
                 self.worker_ended = Some(status);
@@ -57,6 +65,7 @@ impl Supervisor {
                 self.checkpoint = None;
             }
         }
+        self.more_to_reap = true;
     }
 
     /// Who lives below, zombies left out.

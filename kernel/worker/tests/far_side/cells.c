@@ -128,7 +128,7 @@ CELL(waits_for_all) { while (wait(0) > 0) ; number(errno == ECHILD); return stor
 CELL(spins_with_company) {
     for (int i = 0; i < 3; i++) linger();
     if (!fork()) { raise(SIGSTOP); _exit(0); }
-    if (!fork()) for (;;) { if (!fork()) pause(); usleep(1000); }
+    if (!fork()) for (int i = 0; ; i++) { if (i < 300 && !fork()) pause(); usleep(1000); }
     if (!fork()) { signal(SIGTERM, SIG_IGN); signal(SIGINT, SIG_IGN); for (;;) pause(); }
     say("spinning\n");
     for (;;) ;
@@ -225,8 +225,8 @@ CELL(orphans_signal_their_parent) {
 /* Processes that fork and leave, again and again: gone before one can aim. */
 CELL(comets) {
     int *left = mmap(0, sizeof *left, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    *left = 500000; /* Should nobody end them. */
-    for (int i = 0; i < 20; i++) {
+    *left = 30000; /* Should nobody end them. */
+    for (int i = 0; i < 8; i++) {
         if (!fork()) { setsid(); while (__sync_sub_and_fetch(left, 1) > 0) if (fork() > 0) _exit(0); _exit(0); }
     }
     say("rising\n");
