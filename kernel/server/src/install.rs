@@ -159,7 +159,8 @@ fn copy_binary(places: &Places, record: &mut Record) -> Result<(), InstallError>
 fn build_template(places: &Places) -> Result<(), InstallError> {
     let (fresh, template) = (places.data.join("template.new"), places.template());
     remove_tree(&fresh)?;
-    prepare(&places.library(), &fresh)?;
+    forklab_engine::template::prepare(&places.library(), &fresh)
+        .map_err(|error| InstallError::Template(error.to_string()))?;
     let old = places.data.join("template.old");
     remove_tree(&old)?;
     if template.exists() {
@@ -167,13 +168,6 @@ fn build_template(places: &Places) -> Result<(), InstallError> {
     }
     fs::rename(&fresh, &template).map_err(InstallError::file("rename", &fresh))?;
     remove_tree(&old)
-}
-
-/// Compiles the library into a build directory of the engine's.
-fn prepare(library: &Path, template: &Path) -> Result<(), InstallError> {
-    // The engine has no preparation yet: from an empty directory it compiles in its first cell.
-    let _ = library;
-    fs::create_dir_all(template).map_err(InstallError::file("create", template))
 }
 
 fn write_kernelspec(places: &Places, toolchain: &Toolchain, record: &mut Record) -> Result<(), InstallError> {

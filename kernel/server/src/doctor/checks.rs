@@ -112,7 +112,7 @@ pub(super) fn library() -> Finding {
     if !filled(&places.template()) {
         return Finding::bad(
             format!("{} is missing or empty", places.template().display()),
-            format!("{} install --force --prefix {}", places.binary.display(), places.prefix.display()),
+            "run install.sh again, as you ran it before",
         );
     }
     let fresh = Toolchain::find().and_then(|toolchain| stamp(&toolchain, &places.binary));
@@ -121,7 +121,7 @@ pub(super) fn library() -> Finding {
     } else {
         Finding::fair(
             "compiled by another rustc than the one found here: the first cell of a notebook takes longer",
-            format!("run install.sh again, or: {} install", places.binary.display()),
+            "run install.sh again, as you ran it before",
         )
     }
 }
