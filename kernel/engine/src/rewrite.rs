@@ -132,3 +132,145 @@ fn appended(name: &str, origins: &Origins) -> String {
 fn numbers(run: &Run) -> [usize; 5] {
     [run.line, run.count, run.execution as usize, run.cell_line, run.column_offset]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ERRORS: &str = r#"
+            struct EvcxrUserCodeError {}
+            impl<T: std::fmt::Display> From<T> for EvcxrUserCodeError {
+                fn from(error: T) -> Self {
+                    eprintln!("{}", error);
+                    println!("{}", evcxr_internal_runtime::USER_ERROR_OCCURRED);
+                    EvcxrUserCodeError {}
+                }
+            }
+        
+"#;
+    const RUNTIME: &str = r#"mod evcxr_internal_runtime {
+pub const VARIABLE_CHANGED_TYPE: &str = "EVCXR_VARIABLE_CHANGED_TYPE:";
+            eprintln!("The type of the variable {name} was redefined, so was lost.",);
+            println!("{VARIABLE_CHANGED_TYPE}{name}");
+}
+"#;
+    const HEAD: &str = r#"#[unsafe(no_mangle)]
+pub extern "C" fn run_user_code_7(
+mut evcxr_variable_store: *mut evcxr_internal_runtime::VariableStore)
+  -> *mut evcxr_internal_runtime::VariableStore {
+if evcxr_variable_store.is_null() {
+  evcxr_variable_store = evcxr_internal_runtime::create_variable_store();
+}
+let evcxr_variable_store = unsafe {&mut *evcxr_variable_store};
+{let mut vars_ok = true;
+vars_ok &= evcxr_variable_store.check_variable::<u8>(stringify!(x));
+if !vars_ok {return evcxr_variable_store;}}
+let x = evcxr_variable_store.take_variable::<u8>(stringify!(x));
+match std::panic::catch_unwind(
+  std::panic::AssertUnwindSafe(||{
+let _ = (|| -> std::result::Result<(), EvcxrUserCodeError> {
+"#;
+    const TAIL: &str = r#"evcxr_variable_store.put_variable::<u8>(stringify!(y), y);
+Ok(())})();
+})) { 
+  Ok(_) => {}
+  Err(_) => {
+    println!("EVCXR_PANIC_NOTIFICATION");
+}}
+evcxr_variable_store.put_variable::<u8>(stringify!(x), x);
+evcxr_variable_store
+}
+"#;
+
+    /// What evcxr writes for a cell with variables and a `?`.
+    fn full(items: &str, body: &str) -> String {
+        let allow = "#![allow(unused_imports, unused_mut, dead_code)]\n";
+        [allow, items, ERRORS, RUNTIME, HEAD, body, TAIL].concat()
+    }
+
+    /// The rewritten lines of `text` that are not as they were, without what is appended.
+    fn changed(text: &str) -> Vec<(String, String)> {
+        let source = Source::read(text);
+        let new = rewrite(&source, &Origins { runs: Vec::new() }).expect("it is code to run");
+        let pairs = source.lines.iter().zip(new.lines());
+        pairs.filter(|(old, new)| *old != new).map(|(old, new)| (old.trim().to_owned(), new.to_owned())).collect()
+    }
+
+    /// The changes that every cell with variables and a `?` has.
+    fn usual() -> Vec<(String, String)> {
+        [
+            ("eprintln!(\"{}\", error);", "crate::forklab_generated::failed(&format!(\"{}\", error));"),
+            ("println!(\"{}\", evcxr_internal_runtime::USER_ERROR_OCCURRED);", ""),
+            ("eprintln!(\"The type of the variable {name} was redefined, so was lost.\",);", ""),
+            ("println!(\"{VARIABLE_CHANGED_TYPE}{name}\");", "crate::forklab_generated::lost_variable(name);"),
+            ("#[unsafe(no_mangle)]", ""),
+            ("pub extern \"C\" fn run_user_code_7(", "pub extern \"C\" fn forklab_generated_body("),
+            ("Err(_) => {", "  Err(forklab_payload) => {"),
+            (
+                "println!(\"EVCXR_PANIC_NOTIFICATION\");",
+                "    crate::forklab_generated::panicked(&*forklab_payload);",
+            ),
+        ]
+        .map(|(old, new)| (old.to_owned(), new.to_owned()))
+        .to_vec()
+    }
+
+    #[test]
+    fn only_evcxrs_own_lines_change() {
+        assert_eq!(changed(&full("fn f() {}\n", "let y = f();\n")), usual());
+    }
+
+    #[test]
+    fn the_same_lines_of_a_persons_stay() {
+        // All of evcxr's own text, once as items and once within the function.
+        let items = ["mod mine {\n", ERRORS, RUNTIME, "}\n", RUNTIME].concat();
+        let items = format!("{items}#[unsafe(no_mangle)]\npub extern \"C\" fn run_user_code_7(\n) {{ }}\n");
+        let body = format!("fn inner() {{\n{RUNTIME}{HEAD}{TAIL}}}\nlet text = r#\"\n{HEAD}\"#;\n");
+        assert_eq!(changed(&full(&items, &body)), usual());
+    }
+
+    #[test]
+    fn text_in_literals_and_comments_is_no_structure() {
+        let items = format!("const A: &str = r##\"\n}}\n{HEAD}\"##;\n/*\n{RUNTIME}{TAIL}*/\n");
+        let body = "let a = '{'; let b = \"}\"; // }\nlet c = b'}';\n";
+        assert_eq!(changed(&full(&items, body)), usual());
+    }
+
+    #[test]
+    fn a_value_is_shown_through_the_host() {
+        let shown = |body: &str| {
+            let usual = usual();
+            changed(&full("", body)).into_iter().filter(|change| !usual.contains(change)).collect::<Vec<_>>()
+        };
+        let own = "(\nthing(\n(1)\n).evcxr_display();\n).evcxr_display();\n";
+        let method = shown(own);
+        assert_eq!(method.len(), 2, "{method:?}");
+        assert_eq!(method[0].1, "match &(");
+        assert!(method[1].1.contains("display_begin(); forklab_value.evcxr_display();"), "{method:?}");
+        let format = shown("evcxr_send_text_plain(&format!(\"{:#?}\",&(\nx\n)));\n");
+        assert_eq!(format[0].1, "crate::forklab_generated::send_text(&format!(\"{:#?}\",crate::forklab_generated::shown(&(");
+        assert_eq!(format[1].1, "))));");
+        assert!(shown("evcxr_send_text_plain(&format!(\"{:?}\",&(\nx\n)));\nlet z = 1;\n").is_empty());
+    }
+
+    #[test]
+    fn what_is_not_to_be_run_or_not_closed_stays() {
+        for text in [
+            "fn a() {}\n".to_owned(),
+            full("", "let a = (1;\n"),
+            format!("{}async fn evcxr_analysis_wrapper(\n) -> Result<(), EvcxrUserCodeError> {{\nOk(())\n}}\n", full("", "")),
+        ] {
+            assert_eq!(rewrite(&Source::read(&text), &Origins { runs: Vec::new() }), None);
+        }
+    }
+
+    #[test]
+    fn the_entry_and_the_origins_come_after_the_last_line() {
+        let text = full("", "");
+        let run = Run { line: 4, count: 2, execution: 3, cell_line: 1, column_offset: 5 };
+        let new = rewrite(&Source::read(&text), &Origins { runs: vec![run] }).expect("it is code to run");
+        let appended = new.lines().skip(text.lines().count()).collect::<Vec<_>>().join("\n");
+        assert!(appended.contains("FORKLAB_ORIGINS: [u32; 5] = [4, 2, 3, 1, 5];"));
+        assert!(appended.contains("pub extern \"C\" fn run_user_code_7(store"));
+    }
+}
