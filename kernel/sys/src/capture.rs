@@ -79,11 +79,10 @@ impl Capture {
             for control in message.cmsgs()? {
                 match control {
                     ControlMessageOwned::ScmCredentials(writer) => pid = Pid::from_raw(writer.pid()),
-                    // Nobody asked for them: closed by the drop.
-                    // SAFETY: recvmsg(2) has just made these descriptors for this process, and
-                    // nothing else knows them yet.
                     ControlMessageOwned::ScmRights(raw) => {
-                        raw.into_iter().for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) }))
+                        // SAFETY: recvmsg(2) has just made these descriptors for this process, and
+                        // nothing else knows them yet. Nobody asked for them: the drop closes them.
+                        raw.into_iter().for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) }));
                     }
                     _ => {}
                 }

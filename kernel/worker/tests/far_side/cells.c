@@ -75,6 +75,14 @@ CELL(shows) {
     say("EVCXR_BEGIN_CONTENT text/html\n");
     return store;
 }
+CELL(shows_much) {
+    size_t len = 20 << 20;
+    char *text = malloc(len);
+    memset(text, 'x', len);
+    FORKLAB_HOST->display(TEXT("image/svg+xml"), text, len);
+    free(text);
+    return store;
+}
 static void *panicking_thread(void *unused) {
     FORKLAB_HOST->panic_seen(TEXT("/other.rs"), 3, 4, TEXT("in a thread"), TEXT("helper"), 0);
     return unused;

@@ -105,6 +105,11 @@ impl FarSide {
         far
     }
 
+    /// Where the worker reports.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("supervisor.sock")
+    }
+
     pub fn send(&self, message: &ToSupervisor) {
         self.channel.as_ref().expect("an open channel").send(message).expect("a supervisor that listens");
     }

@@ -2,6 +2,8 @@
 
 mod harness;
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use forklab_worker::messages::{Exit, FromSupervisor, Outcome, ToSupervisor};
@@ -264,6 +266,33 @@ fn a_shell_line_has_the_terminal_and_its_status_is_told() {
     assert_eq!(lines[1..], ["forklab", "sh", "ps"]);
     let cell = far.shell("kill -9 $$");
     assert!(killed_by(9)(far.returned(&cell).shell.expect("a status")));
+}
+
+#[test]
+fn nobody_but_the_worker_can_report_for_it() {
+    let mut far = FarSide::start();
+    let cell = far.call("reads");
+    far.wants_input();
+    let mut stranger = UnixStream::connect(far.socket()).expect("a socket that listens");
+    let report = r#"{"Ready":{"ended":{"NotRun":{"message":"a lie"}},"checkpoint":null}}"#;
+    let frame = [&(report.len() as u32).to_le_bytes(), report.as_bytes()].concat();
+    // It may be cut off before or after it has spoken.
+    let _ = stranger.write_all(&frame);
+    assert!(matches!(stranger.read(&mut [0]), Ok(0) | Err(_)));
+    far.send(&ToSupervisor::EndOfInput);
+    assert_eq!(far.returned(&cell), Default::default());
+}
+
+#[test]
+fn a_shell_line_can_be_interrupted_and_a_report_may_be_large() {
+    let mut far = FarSide::start();
+    let mut cell = far.shell("echo ready; sleep 1000 & sleep 1000");
+    cell.until_stdout("ready");
+    far.send(&ToSupervisor::Interrupt);
+    far.worker();
+    assert!(matches!(far.ended(&cell), Outcome::Interrupted { restored: true }));
+    assert_eq!(far.processes(), [0; 0]);
+    assert_eq!(far.run("shows_much").1.displays[0].1.len(), 20 << 20);
 }
 
 #[test]
