@@ -25,6 +25,9 @@ enum Role {
         /// The connection file that Jupyter wrote
         #[arg(long, short = 'f', value_name = "FILE")]
         connection_file: PathBuf,
+        /// Whatever else there is; `jupyter run FILE` hands the file's name on to the kernel
+        #[arg(hide = true)]
+        ignored: Vec<std::ffi::OsString>,
     },
     /// Install this binary, the library for cells and the kernelspec
     Install(crate::install::InstallArgs),
@@ -70,7 +73,7 @@ pub fn main() -> ExitCode {
 
 fn run(role: Role) -> Result<(), Box<dyn std::error::Error>> {
     match role {
-        Role::Kernel { connection_file } => crate::kernel::serve(&connection_file),
+        Role::Kernel { connection_file, ignored: _ } => crate::kernel::serve(&connection_file),
         Role::Install(arguments) => Ok(crate::install::install(&arguments)?),
         Role::Uninstall(arguments) => Ok(crate::install::uninstall(&arguments)?),
         Role::Doctor(arguments) if crate::doctor::doctor(&arguments)? => Ok(()),

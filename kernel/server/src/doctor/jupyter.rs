@@ -1,19 +1,19 @@
 //! Jupyter as a person has it: is it there, does it know the kernel, does a cell run through it?
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Finding;
 use super::checks::first_line;
 use crate::install::places::Places;
 
-/// How long a cell may take from the start of the kernel on, on a slow machine.
-const CELL_LIMIT: Duration = Duration::from_secs(120);
+/// How many seconds the kernel's start may take, and then a cell, on a slow machine.
+const CELL_LIMIT: u32 = 120;
 
 const INSTALL_JUPYTER: &str = "install it where you like, e.g.: python3 -m venv ~/jupyter && ~/jupyter/bin/pip install jupyterlab\n\
                                and put it on PATH: export PATH=~/jupyter/bin:$PATH";
@@ -105,33 +105,44 @@ pub(super) fn run_a_cell() -> Finding {
         }
         Err(error) => Finding::bad(
             format!("the kernel did not run a cell: {error}"),
-            "mend the lines above; if they are good: jupyter run --kernel forklab FILE shows more",
+            "mend the lines above; if they are good, `jupyter console --kernel forklab` shows more",
         ),
     }
 }
 
-/// What the cell printed, through `jupyter run` and the installed kernelspec.
+/// What the cell printed, through `jupyter execute` and the installed kernelspec.
 fn through_jupyter() -> io::Result<String> {
     let directory = tempfile::tempdir()?;
-    let file = directory.path().join("cell.rs");
-    fs::write(&file, CELL)?;
+    let (notebook, log) = (directory.path().join("cell.ipynb"), directory.path().join("log"));
+    fs::write(&notebook, notebook_of_one_cell().to_string())?;
     let mut command = Command::new("jupyter");
-    command.args(["run", "--kernel", "forklab"]).arg(&file);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut stdout = child.stdout.take().expect("it was asked for");
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        stdout.read_to_string(&mut text).map(|_| text)
-    });
-    let deadline = Instant::now() + CELL_LIMIT;
-    while child.try_wait()?.is_none() {
-        if Instant::now() > deadline {
-            // Its end closes the kernel's sockets, and the kernel is ended by Jupyter's own watch.
-            child.kill()?;
-            child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} s", CELL_LIMIT.as_secs())));
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    command.args(["execute", "--inplace", "--kernel_name=forklab"]);
+    command.args([format!("--timeout={CELL_LIMIT}"), format!("--startup_timeout={CELL_LIMIT}")]).arg(&notebook);
+    // Into a file: a pipe would stay open for as long as anything that the kernel started lives.
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?).status()?;
+    if !status.success() {
+        let text = fs::read_to_string(&log)?;
+        let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+        return Err(io::Error::other(last.trim().to_owned()));
     }
-    reader.join().expect("reading does not panic")
+    let ran: Value = serde_json::from_slice(&fs::read(&notebook)?)?;
+    let outputs = ran["cells"][0]["outputs"].as_array().cloned().unwrap_or_default();
+    Ok(outputs.iter().map(|output| joined(&output["text"])).collect())
+}
+
+fn notebook_of_one_cell() -> Value {
+    json!({
+        "cells": [{ "cell_type": "code", "id": "fork", "source": CELL, "metadata": {}, "outputs": [], "execution_count": null }],
+        "metadata": { "kernelspec": { "name": "forklab", "display_name": "Rust (forklab)", "language": "rust" } },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    })
+}
+
+/// A text as notebooks hold it: whole, or as its lines.
+fn joined(text: &Value) -> String {
+    match text {
+        Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
+        other => other.as_str().unwrap_or_default().to_owned(),
+    }
 }
