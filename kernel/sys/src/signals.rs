@@ -50,7 +50,7 @@ impl AsFd for Signals {
 /// and those that a fault of its own raises.
 pub fn ignore_strangers() {
     let own = [libc::SIGTERM, libc::SIGCHLD, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT];
-    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !own.contains(signal)) {
+    for signal in programs_signals().filter(|signal| !own.contains(signal)) {
         // SAFETY: ignoring is no function; signals that cannot be ignored are refused.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
@@ -60,7 +60,7 @@ pub fn ignore_strangers() {
 /// blocked. Handlers are not inherited, so those that stand are the runtime's own, which tell of a
 /// stack's overflow, and stay.
 pub fn reset_inherited() {
-    for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
+    for signal in programs_signals().filter(|signal| *signal != libc::SIGPIPE) {
         let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: `action` is writable and of the right size; no new action is given.
         if unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } != 0 {
@@ -74,4 +74,10 @@ pub fn reset_inherited() {
     }
     // An empty mask is a valid one; nothing else can fail here.
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// The signals that are a program's. Those between the two ranges are the C library's own, for
+/// ending and addressing threads, and must be left alone.
+fn programs_signals() -> impl Iterator<Item = libc::c_int> {
+    (1..=libc::SIGSYS).chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }

@@ -264,6 +264,12 @@ fn a_shell_line_has_the_terminal_and_its_status_is_told() {
     let lines: Vec<_> = output.lines().collect();
     assert!(lines[0].starts_with("/dev/pts/"));
     assert_eq!(lines[1..], ["forklab", "sh", "ps"]);
+    // As a terminal's shell would start it: no signal ignored, none blocked.
+    let mut cell = far.shell("grep -E 'Sig(Ign|Blk)' /proc/self/status | cut -f 2");
+    far.returned(&cell);
+    // Signals 32 and 33 are glibc's own, which its posix_spawn(3) always sets to be ignored.
+    let masks = cell.stdout().lines().map(|mask| u64::from_str_radix(mask, 16)).collect::<Result<Vec<_>, _>>();
+    assert_eq!(masks.map(|masks| masks.iter().map(|mask| mask & !(3 << 31)).collect()), Ok(vec![0, 0]));
     let cell = far.shell("kill -9 $$");
     assert!(killed_by(9)(far.returned(&cell).shell.expect("a status")));
 }
