@@ -14,6 +14,7 @@ use evcxr::CommandContext;
 use forklab_sys::alone;
 use forklab_sys::channel::Channel;
 use forklab_sys::process::{self, Pid, Signal};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::environment::{self, Places};
 use crate::messages::{FromEngine, Rejection, ToEngine, Verdict};
@@ -22,7 +23,7 @@ use crate::origins::Cell;
 use crate::render;
 use crate::runner::DROPPED_MESSAGE;
 use crate::standby::{self, Standby};
-use crate::start::{self, Started};
+use crate::start::{self, HiddenStd, Started};
 use crate::template::Data;
 
 /// The status with which an engine leaves whose state may be broken by a panic.
@@ -67,23 +68,31 @@ impl Engine {
     ) -> Result<Engine, String> {
         let places = Places { build };
         let data = data.as_deref().map(Data::at);
-        let prepare = || -> io::Result<(bool, Noise, UnixStream)> {
-            let prepared = start::fill(&places, data.as_ref())?;
-            environment::set(&places)?;
-            environment::silence_stdout()?;
-            Ok((prepared, Noise::capture()?, duplicate(channel)?))
-        };
-        let (prepared, noise, copy) = prepare().map_err(|error| format!("the engine cannot start: {error}"))?;
-        let started = noise.during(copy, || start::start(&places, data.as_ref(), runner_channel, prepared));
-        let Started { context, runner } = started
-            .map_err(|error| format!("the engine cannot start: {error}"))?
-            .map_err(|error| format!("evcxr cannot start: {error}"))?;
-        alone::trim_memory();
+        let unable = |error: io::Error| format!("the engine cannot start: {error}");
+        let evcxrs = |error: evcxr::Error| format!("evcxr cannot start: {error}");
+        let prepared = start::fill(&places, data.as_ref()).map_err(unable)?;
+        environment::set(&places).and_then(|()| environment::silence_stdout()).map_err(unable)?;
+        let noise = Noise::capture().map_err(unable)?;
+        // Without dependencies `Cargo.toml` stays as it is, and so does what rust-analyzer has read.
+        let hidden = data.as_ref().filter(|data| data.is_complete()).map(|_| HiddenStd::hide(&places));
+        let hidden = hidden.transpose().map_err(unable)?;
+        let copy = duplicate(channel).map_err(unable)?;
+        let opened = noise.during(copy, || start::open(&places, runner_channel)).map_err(unable)?;
+        hidden.map_or(Ok(()), HiddenStd::show).map_err(unable)?;
+        let context = opened.map_err(evcxrs)?;
+        let copy = duplicate(channel).map_err(unable)?;
+        let started = noise.during(copy, || start::complete(context, &places, data.as_ref(), prepared));
+        let Started { context, runner } = started.map_err(unable)?.map_err(evcxrs)?;
         Ok(Engine { places, context, runner, noise, cells: Vec::new(), standbys: Vec::new() })
     }
 
     fn run(mut self, mut channel: Channel<FromEngine, ToEngine>) -> io::Result<()> {
         channel.send(&FromEngine::Ready)?;
+        if !is_waiting(&channel)? {
+            let context = &mut self.context;
+            let _ = attempt(&self.noise, &channel, || start::warm_up(context))?;
+            alone::trim_memory();
+        }
         let mut asleep = self.make_standby(&mut channel);
         while let Some(request) = channel.receive()? {
             if std::mem::take(&mut asleep) {
@@ -267,6 +276,12 @@ fn attempt<T>(
     work: impl FnOnce() -> T,
 ) -> io::Result<Result<T, ()>> {
     noise.during(duplicate(channel)?, || panic::catch_unwind(AssertUnwindSafe(work)).map_err(drop))
+}
+
+/// Whether a request has come that nobody has read.
+fn is_waiting(channel: &Channel<FromEngine, ToEngine>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
 fn duplicate(channel: &Channel<FromEngine, ToEngine>) -> io::Result<UnixStream> {

@@ -50,7 +50,7 @@ pub(crate) fn reap(standbys: &mut Vec<Pid>) {
 }
 
 /// Waits until no thread but this one is left. A joined thread is in `/proc` for a moment still.
-fn wait_until_alone() -> io::Result<()> {
+pub(crate) fn wait_until_alone() -> io::Result<()> {
     let deadline = Instant::now() + THREADS_END;
     loop {
         let threads = alone::threads()?;

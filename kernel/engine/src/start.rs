@@ -1,9 +1,9 @@
-//! An engine's start: the build directory, evcxr in it, the crates that every cell has, and a
-//! rust-analyzer that has read the standard library before the first cell asks for it.
+//! An engine's start: the build directory, evcxr in it, and the crates that every cell has.
 //!
 //! evcxr compiles and "runs" cells of its own here. The runner runs none of them: its rehearsal file
 //! exists all the while.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,10 +13,12 @@ use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 
 use evcxr::{CommandContext, EvalContext};
+use forklab_sys::alone::set_variable;
 use forklab_sys::inherit;
 
 use crate::environment::{self, Places, WRAPPER_VARIABLE};
 use crate::runner;
+use crate::standby;
 use crate::template::{self, Data};
 
 /// Makes rust-analyzer look at what nearly every cell uses.
@@ -53,27 +55,63 @@ pub(crate) fn fill(places: &Places, data: Option<&Data>) -> io::Result<bool> {
 }
 
 /// Starts evcxr with the runner on `runner_channel`.
-///
-/// `prepared`: all dependencies are compiled in the build directory, so nothing is looked up.
-pub(crate) fn start(
-    places: &Places,
-    data: Option<&Data>,
-    runner_channel: UnixStream,
-    prepared: bool,
-) -> Result<Started, evcxr::Error> {
+pub(crate) fn open(places: &Places, runner_channel: UnixStream) -> Result<EvalContext, evcxr::Error> {
     fs::write(places.rehearsal(), "")?;
     fs::create_dir_all(places.build.join("src"))?;
     fs::write(places.cells(), "[]")?;
-    let (mut context, _) = EvalContext::with_subprocess_command(runner_command(places, runner_channel)?)?;
-    if let Some(data) = data {
+    let command = runner_command(places, runner_channel)?;
+    Ok(EvalContext::with_subprocess_command(command)?.0)
+}
+
+/// Gives evcxr the crates that every cell has.
+///
+/// `prepared`: they are all compiled in the build directory, so nothing is looked up.
+pub(crate) fn complete(
+    mut context: EvalContext,
+    places: &Places,
+    data: Option<&Data>,
+    prepared: bool,
+) -> Result<Started, evcxr::Error> {
+    if let Some(data) = data.filter(|data| data.is_complete()) {
         add_dependencies(&mut context, data, prepared)?;
     }
     let runner = context.process_handle();
-    let mut context = CommandContext::with_eval_context(context);
+    fs::remove_file(places.rehearsal())?;
+    Ok(Started { context: CommandContext::with_eval_context(context), runner })
+}
+
+/// Has rust-analyzer read and understand the standard library, so that the first `let` need not.
+pub(crate) fn warm_up(context: &mut CommandContext) {
     // What it finds does not matter, and neither does an error: it will come again with a cell.
     let _ = context.completions(WARM_UP, WARM_UP.len());
-    fs::remove_file(places.rehearsal())?;
-    Ok(Started { context, runner })
+}
+
+/// The standard library, hidden from rust-analyzer until [`HiddenStd::show`].
+///
+/// rust-analyzer reads the library whenever `Cargo.toml` changes, which takes seconds: once in
+/// evcxr's first cell, where nothing is known of our dependencies yet, and again with them. The
+/// first time is for nothing. Hiding and showing are for a process with one thread.
+pub(crate) struct HiddenStd {
+    before: Option<OsString>,
+}
+
+impl HiddenStd {
+    const VARIABLE: &str = "RUST_SRC_PATH";
+
+    /// Puts an empty library in the place of the real one.
+    pub fn hide(places: &Places) -> io::Result<HiddenStd> {
+        let empty = places.build.join(".forklab-no-std");
+        fs::create_dir_all(empty.join("core"))?;
+        let before = std::env::var_os(Self::VARIABLE);
+        set_variable(Self::VARIABLE, Some(empty.as_os_str()))?;
+        Ok(HiddenStd { before })
+    }
+
+    /// Puts the real one back.
+    pub fn show(self) -> io::Result<()> {
+        standby::wait_until_alone()?;
+        set_variable(Self::VARIABLE, self.before.as_deref())
+    }
 }
 
 fn runner_command(places: &Places, channel: UnixStream) -> io::Result<Command> {

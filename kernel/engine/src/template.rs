@@ -55,7 +55,8 @@ fn build(library: &Path, template: &Path) -> Result<(), String> {
     environment::set(&places).map_err(text)?;
     environment::silence_stdout().map_err(text)?;
     let (_server, runner) = UnixStream::pair().map_err(text)?;
-    let started = start::start(&places, Some(&data), runner, false).map_err(|error| error.to_string())?;
+    let context = start::open(&places, runner).map_err(|error| error.to_string())?;
+    let started = start::complete(context, &places, Some(&data), false).map_err(|error| error.to_string())?;
     started.forget();
     clean(&places).map_err(text)
 }
@@ -116,6 +117,11 @@ pub(crate) struct Data {
 impl Data {
     pub(crate) fn at(directory: &Path) -> Data {
         Data { library: directory.join("library"), template: directory.join("template") }
+    }
+
+    /// Whether the library's sources are there.
+    pub(crate) fn is_complete(&self) -> bool {
+        !dependencies(&self.library).is_empty()
     }
 }
 
