@@ -212,7 +212,8 @@ def test_late_output_comes_under_the_cell_that_started_it(kernel, tmp_path):
     assert message["parent_header"]["msg_id"] == first.message_id
 
 
-def test_ps_shows_the_lesson_only(kernel):
+def test_ps_shows_the_lesson_only(own_kernel):
+    kernel = own_kernel
     worker = kernel.run("std::process::id()").good().value
     header, *lines = kernel.run("!ps ft").good().stdout.splitlines()
     assert header.split()[0] == "PID"

@@ -173,10 +173,12 @@ impl Kernel {
         }
     }
 
-    /// The engine has become free.
+    /// The engine has become free. A cell goes before completions, which it makes stale.
     pub(super) fn engine_free(&mut self) {
-        if self.running.as_ref().is_some_and(|running| running.stage == Stage::WaitingForEngine) {
-            self.advance();
+        match &self.running {
+            Some(running) if running.stage == Stage::WaitingForEngine => self.advance(),
+            Some(_) => {}
+            None => self.send_next_analysis(),
         }
     }
 
@@ -184,6 +186,8 @@ impl Kernel {
         let Some(running) = &mut self.running else { return };
         let Some(code) = running.rust.take() else { return };
         let execution = running.execution;
+        self.drop_waiting_analyses();
+        let Some(running) = &mut self.running else { return };
         // When the engine has just ended, this fails, and its end is the next event: the cell is
         // in the stage that the event expects.
         match self.compiler.request(|id| ToEngine::Evaluate { id, execution, code }) {

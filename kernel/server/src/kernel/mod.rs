@@ -89,7 +89,10 @@ struct Kernel {
     /// Messages that were passed over while cells were looked for.
     deferred: VecDeque<Incoming>,
     running: Option<Execution>,
+    /// What the engine was asked about code.
     analyses: compiler::Pending<requests::Analysis>,
+    /// What it will be asked when it is free.
+    waiting_analyses: VecDeque<requests::Analysis>,
     /// The cells' sources, for the lines of errors.
     sources: report::Sources,
     history: History,
@@ -136,6 +139,7 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         deferred: VecDeque::new(),
         running: None,
         analyses: compiler::Pending::new(),
+        waiting_analyses: VecDeque::new(),
         sources: report::Sources::new(),
         history: History::default(),
         count: 0,

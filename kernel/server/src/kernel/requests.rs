@@ -1,6 +1,6 @@
 //! Requests other than cells: each gets its answer at once, also while a cell runs or the engine
-//! starts. Only completion and inspection need the engine; when it is busy, they are answered with
-//! nothing rather than late.
+//! starts. Only completion and inspection need the engine; while it works on a cell they are answered
+//! with nothing rather than late.
 
 use std::collections::BTreeMap;
 
@@ -20,19 +20,21 @@ use crate::jupyter::{Channel, Incoming, Origin, kernel_info};
 const RUSTC: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// A request that waits for the engine.
-#[derive(Debug)]
-pub enum Analysis {
-    /// A completion, with the text that its offsets refer to.
-    Complete {
-        /// Where it came from.
-        origin: Origin,
-        /// The text.
-        code: String,
-        /// Where the cursor is, in codepoints.
-        cursor: usize,
-    },
-    /// An inspection.
-    Inspect(Origin),
+#[derive(Debug, Clone)]
+pub struct Analysis {
+    origin: Origin,
+    kind: AnalysisKind,
+    /// The text, with magics blanked.
+    code: String,
+    /// Where the cursor is, in codepoints.
+    cursor: usize,
+}
+
+/// What is wanted of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AnalysisKind {
+    Complete,
+    Inspect,
 }
 
 impl Kernel {
@@ -71,8 +73,12 @@ impl Kernel {
         }
         self.front.busy(origin);
         match content {
-            JupyterMessageContent::CompleteRequest(request) => self.complete(origin, &request.code, request.cursor_pos),
-            JupyterMessageContent::InspectRequest(request) => self.inspect(origin, &request.code, request.cursor_pos),
+            JupyterMessageContent::CompleteRequest(request) => {
+                self.analyse(AnalysisKind::Complete, origin, &request.code, request.cursor_pos);
+            },
+            JupyterMessageContent::InspectRequest(request) => {
+                self.analyse(AnalysisKind::Inspect, origin, &request.code, request.cursor_pos);
+            },
             JupyterMessageContent::ShutdownRequest(request) => {
                 let reply = ShutdownReply { restart: request.restart, ..ShutdownReply::default() };
                 self.front.reply(origin, reply.clone());
@@ -135,28 +141,40 @@ impl Kernel {
         self.front.reply(&incoming.origin, JupyterMessageContent::UnknownMessage(UnknownMessage { msg_type, content }));
     }
 
-    fn complete(&mut self, origin: &Origin, code: &str, cursor: usize) {
-        let code = blank_magics(code);
+    /// Asks the engine, now or when it is free. While it compiles or runs a cell that may be long,
+    /// and the answer is nothing; what else keeps it (its start, another analysis) is short.
+    fn analyse(&mut self, kind: AnalysisKind, origin: &Origin, code: &str, cursor: usize) {
+        let analysis = Analysis { origin: origin.clone(), kind, code: blank_magics(code), cursor };
+        if self.running.is_some() || matches!(self.compiler.state(), State::Failed(_)) {
+            return self.unanswered(&analysis);
+        }
+        self.waiting_analyses.push_back(analysis);
+        self.send_next_analysis();
+    }
+
+    /// Sends the engine the next analysis that waits, if it is free.
+    pub(super) fn send_next_analysis(&mut self) {
+        if *self.compiler.state() != State::Idle {
+            return;
+        }
+        let Some(analysis) = self.waiting_analyses.pop_front() else { return };
+        let Analysis { kind, code, cursor, .. } = analysis.clone();
         let position = byte_offset(&code, cursor);
-        let sent = match self.compiler.state() {
-            State::Idle => {
-                let code = code.clone();
-                self.compiler.request(|id| ToEngine::Complete { id, code, position }).ok()
-            }
-            _ => None,
-        };
-        let analysis = Analysis::Complete { origin: origin.clone(), code, cursor };
+        let sent = self.compiler.request(|id| match kind {
+            AnalysisKind::Complete => ToEngine::Complete { id, code, position },
+            AnalysisKind::Inspect => ToEngine::Inspect { id, code, position },
+        });
         match sent {
-            Some(id) => {
+            Ok(id) => {
                 self.analyses.insert(id, analysis);
             }
-            None => self.unanswered(analysis),
+            Err(_) => self.unanswered(&analysis),
         }
     }
 
     /// The engine's answer to a completion.
     pub(super) fn on_completed(&mut self, id: u64, start: usize, end: usize, matches: &[(String, String)]) {
-        let Some(Analysis::Complete { origin, code, .. }) = self.analyses.remove(&id) else { return };
+        let Some(Analysis { origin, code, .. }) = self.analyses.remove(&id) else { return };
         let (start, end) = (codepoint_offset(&code, start), codepoint_offset(&code, end));
         let typed = |(text, kind): &(String, String)| serde_json::json!({"text": text, "type": kind, "start": start, "end": end});
         let types: Vec<serde_json::Value> = matches.iter().map(typed).collect();
@@ -168,51 +186,40 @@ impl Kernel {
         self.front.idle(&origin);
     }
 
-    fn inspect(&mut self, origin: &Origin, code: &str, cursor: usize) {
-        let code = blank_magics(code);
-        let position = byte_offset(&code, cursor);
-        let sent = match self.compiler.state() {
-            State::Idle => self.compiler.request(|id| ToEngine::Inspect { id, code, position }).ok(),
-            _ => None,
-        };
-        let analysis = Analysis::Inspect(origin.clone());
-        match sent {
-            Some(id) => {
-                self.analyses.insert(id, analysis);
-            }
-            None => self.unanswered(analysis),
-        }
-    }
-
     /// The engine's answer to an inspection.
     pub(super) fn on_inspected(&mut self, id: u64, found: BTreeMap<String, String>) {
-        let Some(Analysis::Inspect(origin)) = self.analyses.remove(&id) else { return };
+        let Some(Analysis { origin, .. }) = self.analyses.remove(&id) else { return };
         let reply = InspectReply { found: !found.is_empty(), data: show::media(found), ..InspectReply::default() };
         self.front.reply(&origin, reply);
         self.front.idle(&origin);
     }
 
-    /// The engine is busy or gone: what it cannot answer is answered with nothing.
-    fn unanswered(&self, analysis: Analysis) {
-        let origin = match analysis {
-            Analysis::Complete { origin, cursor, .. } => {
-                let reply = CompleteReply { cursor_start: cursor, cursor_end: cursor, ..CompleteReply::default() };
-                self.front.reply(&origin, reply);
-                origin
+    /// The engine is busy with a cell, or gone: what it cannot answer is answered with nothing.
+    fn unanswered(&self, analysis: &Analysis) {
+        let Analysis { origin, kind, cursor, .. } = analysis;
+        match kind {
+            AnalysisKind::Complete => {
+                let reply = CompleteReply { cursor_start: *cursor, cursor_end: *cursor, ..CompleteReply::default() };
+                self.front.reply(origin, reply);
             }
-            Analysis::Inspect(origin) => {
-                self.front.reply(&origin, InspectReply::default());
-                origin
-            }
-        };
-        self.front.idle(&origin);
+            AnalysisKind::Inspect => self.front.reply(origin, InspectReply::default()),
+        }
+        self.front.idle(origin);
     }
 
-    /// The engine is gone with everything that it was asked.
-    pub(super) fn drop_analyses(&mut self) {
-        for (_, analysis) in std::mem::take(&mut self.analyses) {
-            self.unanswered(analysis);
+    /// Gives up what waits for the engine, because a cell needs it.
+    pub(super) fn drop_waiting_analyses(&mut self) {
+        for analysis in std::mem::take(&mut self.waiting_analyses) {
+            self.unanswered(&analysis);
         }
+    }
+
+    /// Gives up what a dead engine was asked as well.
+    pub(super) fn drop_analyses(&mut self) {
+        for analysis in std::mem::take(&mut self.analyses).into_values() {
+            self.unanswered(&analysis);
+        }
+        self.drop_waiting_analyses();
     }
 }
 
