@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::origins::{Cell, Origins, Place};
 use crate::source::Source;
+use crate::wrapper::REWRITTEN;
 
 /// One error, in terms of cells.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -115,12 +116,13 @@ impl<'a> Mapper<'a> {
         if speaks_of_evcxr(message) {
             return None;
         }
+        let message = &notebooks_own(message);
         let help = json["level"] == "help";
         let spans = json["spans"].as_array().map(Vec::as_slice).unwrap_or_default();
         let replacement = |span: &Value| span["suggested_replacement"].as_str().map(str::to_owned);
         if spans.iter().any(|span| replacement(span).is_some()) {
             let patches: Option<Vec<(Mark, String)>> =
-                spans.iter().map(|span| Some((self.mark(span)?, replacement(span)?))).collect();
+                spans.iter().map(|span| Some((self.replaceable(span)?, replacement(span)?))).collect();
             return Some(suggestion(message, patches, spans.iter().filter_map(replacement).collect()));
         }
         let marks = self.marks(&json["spans"]);
@@ -139,11 +141,15 @@ impl<'a> Mapper<'a> {
         marks
     }
 
+    /// A span that can be replaced: no part of it is evcxr's.
+    fn replaceable(&self, span: &Value) -> Option<Mark> {
+        let found = self.range(span).filter(|found| found.whole)?;
+        Some(Mark { cell: found.cell, range: found.range, label: None, primary: false })
+    }
+
     /// One span, or where the macro that it stands in was called.
     fn mark(&self, span: &Value) -> Option<Mark> {
-        let own = span["file_name"].as_str().is_some_and(|file| file.ends_with("lib.rs"));
-        let found = if own { self.range(span) } else { None };
-        let found = found.filter(|found| found.whole || span["is_primary"] == true);
+        let found = self.range(span).filter(|found| found.whole || span["is_primary"] == true);
         let label = span["label"].as_str().filter(|label| !speaks_of_evcxr(label)).map(presentable);
         let primary = span["is_primary"] == true;
         match found {
@@ -162,6 +168,7 @@ impl<'a> Mapper<'a> {
 
     /// The part of a span that one cell holds.
     fn range(&self, span: &Value) -> Option<Found> {
+        span["file_name"].as_str().filter(|file| file.ends_with("src/lib.rs") || file.ends_with(REWRITTEN))?;
         let number = |name: &str| span[name].as_u64().map(|number| number as usize);
         let (first, last) = (number("line_start")?, number("line_end")?);
         let start = self.origins.place(first, number("column_start")?);
@@ -241,6 +248,16 @@ fn presentable(text: &str) -> String {
     text.replace("`evcxr_variable_store`", "the end of the cell")
         .replace("EvcxrUserCodeError", "the cell's error")
         .replace("this file contains", "the cell contains")
+        .replace("`*forklab_value`", "the value")
+}
+
+/// rustc's advice for projects, as one follows it in a notebook.
+fn notebooks_own(advice: &str) -> String {
+    let name = advice.split_once("use `cargo add ").and_then(|(_, rest)| rest.split_once('`'));
+    match (name, advice.split_once(", use `cargo add ")) {
+        (Some((name, _)), Some((wish, _))) => format!("{wish}, put a line `:dep {name} = \"*\"` before the code"),
+        _ => advice.to_owned(),
+    }
 }
 
 /// evcxr's errors in words: what is wrong, and the rest as a help below it.
@@ -262,7 +279,10 @@ pub(crate) fn split_message(message: &str) -> (String, Option<Child>) {
     let first = first.trim_end_matches('.');
     let mut letters = first.chars();
     let lower = letters.next().map(|c| c.to_lowercase().collect::<String>() + letters.as_str());
-    let advice = rest.trim().replace("prevent evcxr from attempting", "keep the kernel from trying").replace("evcxr", "the kernel");
+    let advice = rest
+        .trim()
+        .replace("prevent evcxr from attempting", "keep the kernel from trying")
+        .replace("evcxr", "the kernel");
     let child = Child { help: true, message: advice, marks: Vec::new(), patches: Vec::new() };
     (lower.unwrap_or_default(), Some(child).filter(|child| !child.message.is_empty()))
 }

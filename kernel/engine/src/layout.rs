@@ -70,9 +70,7 @@ impl Layout {
         }
         let top = |line: usize| source.depth[line] == Some(0);
         let function = (1..source.lines.len()).rfind(|line| {
-            top(*line)
-                && source.lines[*line].starts_with(FUNCTION)
-                && source.lines[*line - 1] == "#[unsafe(no_mangle)]"
+            top(*line) && source.lines[*line].starts_with(FUNCTION) && source.lines[*line - 1] == "#[unsafe(no_mangle)]"
         });
         let analysis = (0..source.lines.len()).rfind(|line| top(*line) && source.lines[*line] == ANALYSIS);
         match (function, analysis) {
@@ -145,7 +143,8 @@ fn body_start(lines: &[&str], mut at: usize) -> usize {
         "if std::panic::catch_unwind(||{",
         "let _ = (|| -> std::result::Result<(), EvcxrUserCodeError> {",
     ];
-    let starts = |at: usize, words: &[&str]| lines.get(at).is_some_and(|line| words.iter().any(|word| line.starts_with(word)));
+    let starts =
+        |at: usize, words: &[&str]| lines.get(at).is_some_and(|line| words.iter().any(|word| line.starts_with(word)));
     while starts(at, HEAD) {
         at += 1;
     }

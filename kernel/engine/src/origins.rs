@@ -129,7 +129,14 @@ impl<'a> Book<'a> {
                 let goes_on = last.is_some_and(|(cell, line, offset)| {
                     cell == found.cell && (line, offset) < (found.line, found.offset)
                 });
-                (found.count.min(piece), found.cell, found.begins, goes_on, std::cmp::Reverse(found.line), std::cmp::Reverse(found.offset))
+                (
+                    found.count.min(piece),
+                    found.cell,
+                    found.begins,
+                    goes_on,
+                    std::cmp::Reverse(found.line),
+                    std::cmp::Reverse(found.offset),
+                )
             });
             let Some(found) = best else {
                 at += 1;

@@ -17,7 +17,8 @@ pub(crate) fn rejection(error: &evcxr::Error, cells: &[&Cell], generated: &str) 
     let (kind, found) = match error {
         evcxr::Error::CompilationErrors(errors) => {
             let mapper = Mapper::new(cells, generated);
-            let found = errors.iter().map(|error| mapper.diagnose(error)).collect();
+            let found = errors.iter().filter(|error| error.level() == "error");
+            let found = found.map(|error| mapper.diagnose(error)).collect();
             let command = errors.iter().all(|error| error.json.is_null()) && starts_with_command(cells);
             (if command { COMMAND } else { COMPILE }, presentable(found))
         }

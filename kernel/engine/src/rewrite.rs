@@ -98,11 +98,8 @@ fn replace_display(lines: &mut [String], call: &Call) {
             lines[close] = "))));".to_owned();
         }
         Shown::Typed => {
-            lines[close] = lines[close].replacen(
-                "evcxr_send_text_plain(",
-                &format!("crate::{MODULE}::shown(r); {send}"),
-                1,
-            );
+            lines[close] =
+                lines[close].replacen("evcxr_send_text_plain(", &format!("crate::{MODULE}::shown(r); {send}"), 1);
         }
     }
 }
@@ -206,10 +203,7 @@ evcxr_variable_store
             ("#[unsafe(no_mangle)]", ""),
             ("pub extern \"C\" fn run_user_code_7(", "pub extern \"C\" fn forklab_generated_body("),
             ("Err(_) => {", "  Err(forklab_payload) => {"),
-            (
-                "println!(\"EVCXR_PANIC_NOTIFICATION\");",
-                "    crate::forklab_generated::panicked(&*forklab_payload);",
-            ),
+            ("println!(\"EVCXR_PANIC_NOTIFICATION\");", "    crate::forklab_generated::panicked(&*forklab_payload);"),
         ]
         .map(|(old, new)| (old.to_owned(), new.to_owned()))
         .to_vec()
@@ -248,7 +242,10 @@ evcxr_variable_store
         assert_eq!(method[0].1, "match &(");
         assert!(method[1].1.contains("display_begin(); forklab_value.evcxr_display();"), "{method:?}");
         let format = shown("evcxr_send_text_plain(&format!(\"{:#?}\",&(\nx\n)));\n");
-        assert_eq!(format[0].1, "crate::forklab_generated::send_text(&format!(\"{:#?}\",crate::forklab_generated::shown(&(");
+        assert_eq!(
+            format[0].1,
+            "crate::forklab_generated::send_text(&format!(\"{:#?}\",crate::forklab_generated::shown(&("
+        );
         assert_eq!(format[1].1, "))));");
         assert!(shown("evcxr_send_text_plain(&format!(\"{:?}\",&(\nx\n)));\nlet z = 1;\n").is_empty());
     }
@@ -258,7 +255,10 @@ evcxr_variable_store
         for text in [
             "fn a() {}\n".to_owned(),
             full("", "let a = (1;\n"),
-            format!("{}async fn evcxr_analysis_wrapper(\n) -> Result<(), EvcxrUserCodeError> {{\nOk(())\n}}\n", full("", "")),
+            format!(
+                "{}async fn evcxr_analysis_wrapper(\n) -> Result<(), EvcxrUserCodeError> {{\nOk(())\n}}\n",
+                full("", "")
+            ),
         ] {
             assert_eq!(rewrite(&Source::read(&text), &Origins { runs: Vec::new() }), None);
         }

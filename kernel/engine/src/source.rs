@@ -23,8 +23,10 @@ impl<'a> Source<'a> {
     pub fn read(text: &'a str) -> Source<'a> {
         let mut lexer = Lexer { text, at: 0, open: Vec::new(), pairs: Vec::new(), balanced: true, plain: Vec::new() };
         lexer.run();
-        let starts: Vec<usize> =
-            std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).filter(|at| *at < text.len()).collect();
+        let starts: Vec<usize> = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+            .filter(|at| *at < text.len())
+            .collect();
         let place = |at: usize| {
             let line = starts.partition_point(|start| *start <= at) - 1;
             (line, at - starts[line])

@@ -19,7 +19,7 @@ use crate::source::Source;
 /// The file beside `src/lib.rs` with the sources of all cells.
 pub(crate) const CELLS: &str = "forklab_cells.json";
 /// The changed source.
-const REWRITTEN: &str = "src/forklab_lib.rs";
+pub(crate) const REWRITTEN: &str = "src/forklab_lib.rs";
 /// What evcxr generates, and what it calls the crate.
 const GENERATED: &str = "src/lib.rs";
 const CRATE: &str = "ctx";

@@ -75,9 +75,7 @@ fn load(entry: &Entry) -> Vec<(AbsPathBuf, Option<Vec<u8>>)> {
 fn files_below(root: &AbsPathBuf, directories: &Directories) -> Vec<AbsPathBuf> {
     let enter = |path: &Path| {
         let is = |other: &AbsPathBuf| AsRef::<Path>::as_ref(other) == path;
-        !leads_back(path)
-            && !directories.exclude.iter().any(is)
-            && (is(root) || !directories.include.iter().any(is))
+        !leads_back(path) && !directories.exclude.iter().any(is) && (is(root) || !directories.include.iter().any(is))
     };
     WalkDir::new(root)
         .follow_links(true)
