@@ -28,7 +28,8 @@ def main(picture: Path, notebook: Path):
             opened.run_all()
             opened.wait_until_done(300)
             # The file browser shows one name; the lesson needs the room.
-            opened.menu("View", "Left Sidebar")
+            page.keyboard.press("Control+b")
+            page.locator("#jp-left-stack").wait_for(state="hidden")
             first = opened.panel.locator(".jp-CodeCell:has(.jp-OutputArea-output)").first
             first.scroll_into_view_if_needed()
             first.evaluate("cell => cell.scrollIntoView({ block: 'start' })")

@@ -11,6 +11,9 @@ from kernels import descendants, eventually, is_alive, processes
 
 USE = "use nix::{sys::wait::{waitpid, wait}, unistd::{fork, ForkResult}};\n"
 
+# Children of earlier tests may be there, dead and not waited for: they are the lesson's as well.
+REAP = USE + "while wait().is_ok() {}"
+
 
 def test_two_thousand_forks(kernel):
     code = USE + """
@@ -214,6 +217,7 @@ def test_late_output_comes_under_the_cell_that_started_it(kernel, tmp_path):
 
 def test_ps_shows_the_lesson_only(own_kernel):
     kernel = own_kernel
+    kernel.run(REAP).good()
     worker = kernel.run("std::process::id()").good().value
     header, *lines = kernel.run("!ps ft").good().stdout.splitlines()
     assert header.split()[0] == "PID"
@@ -222,8 +226,8 @@ def test_ps_shows_the_lesson_only(own_kernel):
 
 
 def test_wait_finds_no_child_that_is_not_the_lessons(kernel):
-    # Children of the tests before may be there, dead and not waited for: they are the lessons'.
-    code = USE + "while wait().is_ok() {}\nprintln!(\"{:?}\", wait());"
+    kernel.run(REAP).good()
+    code = USE + "println!(\"{:?}\", wait());"
     assert kernel.run(code, limit=20).good().stdout == "Err(ECHILD)\n"
 
 
