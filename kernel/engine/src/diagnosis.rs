@@ -286,3 +286,77 @@ pub(crate) fn split_message(message: &str) -> (String, Option<Child>) {
     let child = Child { help: true, message: advice, marks: Vec::new(), patches: Vec::new() };
     (lower.unwrap_or_default(), Some(child).filter(|child| !child.message.is_empty()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const GENERATED: &str = "#![allow(unused_imports, unused_mut, dead_code)]\n\
+        #[unsafe(no_mangle)]\npub extern \"C\" fn run_user_code_1(\n\
+        evcxr_variable_store: *mut u8) -> *mut u8 {\nif std::panic::catch_unwind(||{\n\
+        let ñ = 1; \n(\nñ.\n    b()\n).evcxr_display();\n}).is_err() {\n    \
+        println!(\"EVCXR_PANIC_NOTIFICATION\");\n}\nevcxr_variable_store\n}\n";
+
+    fn with_mapper<T>(work: impl FnOnce(&Mapper<'_>) -> T) -> T {
+        let cell = Cell { execution: 7, code: "let ñ = 1; ñ.\n    b()".to_owned() };
+        work(&Mapper::new(&[&cell], GENERATED))
+    }
+
+    /// The text of the cell that a span of the generated source marks.
+    fn marked(file: &str, from: (usize, usize), to: (usize, usize)) -> Option<String> {
+        let span = json!({"file_name": file, "line_start": from.0, "column_start": from.1,
+            "line_end": to.0, "column_end": to.1, "is_primary": true, "label": null});
+        with_mapper(|mapper| mapper.mark(&span).map(|mark| mapper.cells[mark.cell].code[mark.range].to_owned()))
+    }
+
+    #[test]
+    fn spans_are_the_cells_text() {
+        assert_eq!(marked("src/lib.rs", (6, 5), (6, 6)).as_deref(), Some("ñ"));
+        assert_eq!(marked(REWRITTEN, (8, 1), (9, 8)).as_deref(), Some("ñ.\n    b()"));
+        assert_eq!(marked("/elsewhere/src/main.rs", (8, 1), (8, 2)), None);
+        assert_eq!(marked("src/lib.rs", (12, 1), (12, 3)), None, "evcxr's own line");
+    }
+
+    #[test]
+    fn evcxrs_lines_around_a_span_are_cut_off() {
+        assert_eq!(marked("src/lib.rs", (7, 1), (10, 2)).as_deref(), Some("ñ.\n    b()"));
+    }
+
+    #[test]
+    fn a_suggestion_that_touches_evcxrs_lines_is_told_in_words() {
+        let span = |line: usize, text: &str| {
+            json!({"file_name": "src/lib.rs", "line_start": line, "column_start": 1, "line_end": line,
+                "column_end": 1, "is_primary": true, "suggested_replacement": text})
+        };
+        let child = |spans: Value| json!({"level": "help", "message": "import this", "spans": spans});
+        with_mapper(|mapper| {
+            let told = mapper.child(&child(json!([span(2, "use a::B;\n"), span(2, "use c::B;\n")]))).expect("a help");
+            assert_eq!((told.message.as_str(), told.patches.len()), ("import this: `use a::B;`, `use c::B;`", 0));
+            let drawn = mapper.child(&child(json!([span(8, "self.")]))).expect("a help");
+            assert_eq!((drawn.message.as_str(), drawn.patches.len()), ("import this", 1));
+            assert_eq!(drawn.patches[0].0.range, 12..12);
+        });
+    }
+
+    #[test]
+    fn a_message_in_words_is_a_title_and_a_help() {
+        let (title, help) = split_message("The variable `r` lives so\nshort. You can box it.\nOr not.");
+        assert_eq!(title, "the variable `r` lives so short");
+        assert_eq!(help.map(|child| child.message).as_deref(), Some("You can box it.\nOr not."));
+        let (title, help) = split_message("    Updating index\nerror: no package\nsearched: there");
+        assert_eq!(title, "no package");
+        assert_eq!(help.map(|child| child.message).as_deref(), Some("searched: there"));
+        assert_eq!(split_message("Nothing.").1, None);
+    }
+
+    #[test]
+    fn advice_for_projects_becomes_advice_for_notebooks() {
+        let advice = "if you wanted a crate named `x`, use `cargo add x` to add it to your `Cargo.toml`";
+        assert_eq!(
+            notebooks_own(advice),
+            "if you wanted a crate named `x`, put a line `:dep x = \"*\"` before the code"
+        );
+    }
+}

@@ -74,7 +74,8 @@ impl Engine {
         environment::set(&places).and_then(|()| environment::silence_stdout()).map_err(unable)?;
         let noise = Noise::capture().map_err(unable)?;
         // Without dependencies `Cargo.toml` stays as it is, and so does what rust-analyzer has read.
-        let hidden = data.as_ref().filter(|data| data.is_complete()).map(|_| HiddenStd::hide(&places));
+        let hidden =
+            data.as_ref().filter(|data| standby::POSSIBLE && data.is_complete()).map(|_| HiddenStd::hide(&places));
         let hidden = hidden.transpose().map_err(unable)?;
         let copy = duplicate(channel).map_err(unable)?;
         let opened = noise.during(copy, || start::open(&places, runner_channel)).map_err(unable)?;
@@ -120,6 +121,9 @@ impl Engine {
 
     /// Makes a standby, if it can. `true` in the standby.
     fn make_standby(&mut self, channel: &mut Channel<FromEngine, ToEngine>) -> bool {
+        if !standby::POSSIBLE {
+            return false;
+        }
         standby::reap(&mut self.standbys);
         match standby::make(channel) {
             Ok(Standby::Made(pid)) => {

@@ -6,6 +6,7 @@
 //! of a cell's lines that reads the same. A statement may begin and end within a line, so the first
 //! line of a run is part of the cell's line and the last one is the beginning of it.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -61,11 +62,17 @@ impl Origins {
         let newest = cells.len().checked_sub(1).map_or(0..0, |last| last..cells.len());
         match Layout::of(source) {
             Some(layout) => {
-                book.find(source, layout.items, 0..cells.len(), &mut runs);
-                book.find(source, layout.body, newest, &mut runs);
+                book.find(source, [layout.items], 0..cells.len(), &mut runs);
+                // The lines by which evcxr shows a value are not the person's, even where they read so.
+                let shown = layout.call.and_then(|call| call.shown);
+                let (before, value) = match shown {
+                    Some((open, close, _)) => (layout.body.start..open, open + 1..close),
+                    None => (layout.body, 0..0),
+                };
+                book.find(source, [before, value], newest, &mut runs);
             }
             None => {
-                book.find(source, 0..source.lines.len(), 0..cells.len(), &mut runs);
+                book.find(source, [0..source.lines.len()], 0..cells.len(), &mut runs);
                 // A bracket alone on its line is anybody's.
                 let worded = |run: &Run| {
                     let lines = &source.lines[run.line - 1..run.line - 1 + run.count];
@@ -116,43 +123,55 @@ impl<'a> Book<'a> {
         Book { cells, whole }
     }
 
-    /// Finds the runs of some lines of a source in some of the cells.
-    fn find(&self, source: &Source<'_>, part: Range<usize>, among: Range<usize>, runs: &mut Vec<Run>) {
-        let mut at = part.start;
-        let mut last: Option<(usize, usize, usize)> = None;
-        while at < part.end {
-            let lines = &source.lines[at..part.end];
-            let piece = piece_length(source, at..part.end);
-            let best = self.candidates(lines, &among).max_by_key(|found| {
-                // An item is one piece and never comes from two cells; what follows it may be another's.
-                // Of equals: the one that goes on where the last ended, the newest cell, the first line.
-                let goes_on = last.is_some_and(|(cell, line, offset)| {
-                    cell == found.cell && (line, offset) < (found.line, found.offset)
+    /// Finds the runs of some parts of a source in some of the cells.
+    fn find<const N: usize>(
+        &self,
+        source: &Source<'_>,
+        parts: [Range<usize>; N],
+        among: Range<usize>,
+        runs: &mut Vec<Run>,
+    ) {
+        // Where the last run ended: cell, line, column of its last line's start.
+        let mut last = (usize::MAX, 0, 0);
+        for part in parts {
+            let mut at = part.start;
+            while at < part.end {
+                let Some(found) = self.best(source, at..part.end, &among, last) else {
+                    at += 1;
+                    continue;
+                };
+                runs.push(Run {
+                    line: at + 1,
+                    count: found.count,
+                    execution: self.cells[found.cell].0,
+                    cell_line: found.line + 1,
+                    column_offset: found.offset,
                 });
-                (
-                    found.count.min(piece),
-                    found.cell,
-                    found.begins,
-                    goes_on,
-                    std::cmp::Reverse(found.line),
-                    std::cmp::Reverse(found.offset),
-                )
-            });
-            let Some(found) = best else {
-                at += 1;
-                continue;
-            };
-            runs.push(Run {
-                line: at + 1,
-                count: found.count,
-                execution: self.cells[found.cell].0,
-                cell_line: found.line + 1,
-                column_offset: found.offset,
-            });
-            let offset = if found.count == 1 { found.offset } else { 0 };
-            last = Some((found.cell, found.line + found.count - 1, offset));
-            at += found.count;
+                let offset = if found.count == 1 { found.offset } else { 0 };
+                last = (found.cell, found.line + found.count - 1, offset);
+                at += found.count;
+            }
         }
+    }
+
+    /// The most likely place of the run that begins with the first of these lines.
+    ///
+    /// An item is one piece and never comes from two cells; what follows it may be another's. Of
+    /// equals: the newest cell, a place where a statement can begin, the one that goes on where the
+    /// last run ended, the first.
+    fn best(
+        &self,
+        source: &Source<'_>,
+        part: Range<usize>,
+        among: &Range<usize>,
+        last: (usize, usize, usize),
+    ) -> Option<Candidate> {
+        let piece = piece_length(source, part.clone());
+        self.candidates(&source.lines[part], among).max_by_key(|found| {
+            let goes_on = last.0 == found.cell && (last.1, last.2) < (found.line, found.offset);
+            let first = Reverse((found.line, found.offset));
+            (found.count.min(piece), found.cell, found.begins, goes_on, first)
+        })
     }
 
     /// Every place where the first of these lines may have come from.
@@ -258,6 +277,13 @@ mod tests {
         let cells = [cell(1, "struct P; P")];
         let text = generated("struct P; \n", "(\nP\n).evcxr_display();\n");
         assert_eq!(origins(&text, &cells), [("struct P; ", 1, 1, 1), ("P", 1, 1, 11)]);
+    }
+
+    #[test]
+    fn a_value_is_the_last_of_equal_lines() {
+        let cells = [cell(1, "f(); f()")];
+        let text = generated("", "f(); \n(\nf()\n).evcxr_display();\n");
+        assert_eq!(origins(&text, &cells), [("f(); ", 1, 1, 1), ("f()", 1, 1, 6)]);
     }
 
     #[test]

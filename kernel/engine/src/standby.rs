@@ -19,6 +19,10 @@ use forklab_sys::process::{self, Fork, Pid};
 
 use crate::messages::{FromEngine, ToEngine};
 
+/// Whether this engine can fork. A build without the flag in `.cargo/config.toml` has a rust-analyzer
+/// that keeps threads: it works, a little slower to start, and cannot be replaced when it dies.
+pub(crate) const POSSIBLE: bool = cfg!(no_salsa_async_drops);
+
 /// How long a thread that has finished its work may take to be gone.
 const THREADS_END: Duration = Duration::from_secs(2);
 
