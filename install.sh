@@ -68,7 +68,7 @@ read_arguments() {
     done
     if [[ -n $prefix_path ]]; then
         # A relative directory is meant from where the person stands.
-        [[ $prefix_path == /* ]] || prefix_path=$PWD/$prefix_path
+        prefix_path=$(realpath --canonicalize-missing -- "$prefix_path")
         target=(--prefix "$prefix_path")
     fi
 }
@@ -202,9 +202,12 @@ install_kernel() {
     fi
 }
 
+# Whether the jupyter that was found starts the forklab that was installed.
 knows_kernel() {
-    jupyter kernelspec list --json 2>/dev/null |
-        python3 -c 'import json, sys; sys.exit("forklab" not in json.load(sys.stdin)["kernelspecs"])'
+    jupyter kernelspec list --json 2>/dev/null | python3 -c '
+import json, sys
+found = json.load(sys.stdin)["kernelspecs"].get("forklab")
+sys.exit(not found or found["spec"]["argv"][0] != sys.argv[1])' "$installed"
 }
 
 check() {
@@ -290,8 +293,11 @@ start_lab() {
 
 uninstall() {
     say "Removing"
-    [[ -d $own_jupyter/bin ]] && PATH="$PATH:$own_jupyter/bin"
-    command -v jupyter >/dev/null && resolve_target
+    local whole=yes
+    # Another installation may still need the Jupyter that was made here.
+    [[ ${target[0]} == --user ]] || whole=no
+    [[ ! -d $own_jupyter/bin ]] || PATH="$PATH:$own_jupyter/bin"
+    ! command -v jupyter >/dev/null || resolve_target
     local program
     # The built binary is asked first: the installed one is among what goes.
     for program in "${CARGO_TARGET_DIR:-$root/target}/release/forklab" "${prefix_path:-$HOME/.local}/bin/forklab"; do
@@ -300,8 +306,8 @@ uninstall() {
             break
         fi
     done
-    if [[ -e $own_mark ]]; then
-        note "removing $own_jupyter"
+    if [[ $whole == yes && -e $own_mark ]]; then
+        note "removing the Jupyter in $own_jupyter"
         rm -rf -- "$own_jupyter"
     fi
     note "Packages of the system stay, and so does what was built in $root/target."

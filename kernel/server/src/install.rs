@@ -105,16 +105,20 @@ fn advice(error: &io::Error) -> &'static str {
 /// [`InstallError`]; what has been installed until then stays and is known to `uninstall`.
 pub fn install(args: &InstallArgs) -> Result<(), InstallError> {
     let mut places = Places::find(&args.target)?;
-    let toolchain = Toolchain::find()?;
-    let made = create(&places.data)?;
-    let lock = File::create(places.lock()).map_err(InstallError::file("create", &places.lock()))?;
-    let mut record = Record::load(&places)?;
-    record.directories.extend(made);
     if let Some(kernelspec) = &args.finish {
         places.kernelspec = kernelspec.clone();
-        // Two installations into one place take turns. The first half need not wait: it replaces
-        // the binary by a rename, and whoever comes last has the lock last as well.
-        lock.lock().map_err(InstallError::file("lock", &places.lock()))?;
+    }
+    let toolchain = Toolchain::find()?;
+    let made = create(&places.data)?;
+    // Two installations into one place take turns: the record is read and written by one at a time.
+    // The lock goes with the descriptor, which exec(2) closes; the second half takes it anew.
+    let lock = File::create(places.lock()).map_err(InstallError::file("create", &places.lock()))?;
+    lock.lock().map_err(InstallError::file("lock", &places.lock()))?;
+    let mut record = Record::load(&places)?;
+    record.directories.extend(made);
+    // These bear our name: they are ours also when an installation whose record is lost has made them.
+    record.directories.extend([places.data.clone(), places.library(), places.kernelspec.clone()]);
+    if args.finish.is_some() {
         return finish(args, &places, &toolchain, &mut record);
     }
     println!("forklab {}: installing below {}", env!("CARGO_PKG_VERSION"), places.prefix.display());
@@ -245,9 +249,10 @@ pub fn uninstall(args: &UninstallArgs) -> Result<(), InstallError> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(InstallError::file("remove", file)(error));
             }
-            _ => println!("  removed    {}", file.display()),
+            _ => {}
         }
     }
+    println!("  removed    {} files, and the library that was built for cells", record.files.len());
     for tree in ["template", "template.new", "template.old"] {
         remove_tree(&places.data.join(tree))?;
     }
