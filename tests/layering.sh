@@ -36,8 +36,9 @@ avoids forklab-engine forklab forklab-worker forklab-server zmq jupyter-protocol
 uses forklab-server forklab-sys forklab-worker forklab-engine zmq jupyter-protocol
 avoids forklab-server forklab
 
-# All `unsafe` of ours lives in kernel/sys: nobody else lifts the workspace's ban.
-lifted=$(grep -rlE 'allow\(.*unsafe_code' kernel --include='*.rs' | grep -v '^kernel/sys/' || true)
+# All `unsafe` of ours lives in kernel/sys: nobody else lifts the workspace's ban. (Tests and examples
+# may: some of them are cells, and cells call fork.)
+lifted=$(grep -rlE 'allow\(.*unsafe_code' kernel/*/src | grep -v '^kernel/sys/' || true)
 if [[ -n $lifted ]]; then
     printf 'layering: unsafe code is allowed outside kernel/sys:\n%s\n' "$lifted" >&2
     failed=1
