@@ -4,7 +4,7 @@
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    without the browser
-#   tests/run.sh STEP...    only these steps: format lint layering rust kernel lessons install lab leftovers
+#   tests/run.sh STEP...    only these steps: format layering lint rust kernel lessons install lab leftovers
 #
 # Everything is built in target/, installed below a prefix that is thrown away, and served on 127.0.0.1.
 set -euo pipefail
@@ -17,6 +17,8 @@ exec </dev/null
 readonly build_directory=${CARGO_TARGET_DIR:-$root/target}
 readonly venv=$build_directory/test-venv
 readonly python=$venv/bin/python
+
+readonly all_steps=(format layering lint rust kernel lessons install lab leftovers)
 
 passed=0
 failed=0
@@ -35,9 +37,11 @@ read_arguments() {
             *) steps+=("$argument") ;;
         esac
     done
-    if ((${#steps[@]} == 0)); then
-        steps=(format lint layering rust kernel lessons install lab leftovers)
-    fi
+    for argument in "${steps[@]}"; do
+        [[ " ${all_steps[*]} " == *" $argument "* ]] ||
+            { echo "tests/run.sh: no step $argument; there are: ${all_steps[*]}" >&2 && exit 2; }
+    done
+    ((${#steps[@]} > 0)) || steps=("${all_steps[@]}")
 }
 
 # --- steps --------------------------------------------------------------------------------------
@@ -217,7 +221,8 @@ main() {
     ! wanted leftovers || step leftovers 60 bash -c leftovers
     finished=yes
     printf '\n%d s\n%d passed, %d failed\n' "$((SECONDS - began))" "$passed" "$failed"
-    ((failed == 0))
+    ((failed == 0)) || exit 1
 }
 
-main "$@"
+# On one line, so that nobody who edits this file while it runs adds to what runs.
+main "$@"; exit
