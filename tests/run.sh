@@ -7,6 +7,7 @@
 #   tests/run.sh STEP...    only these steps: format layering lint rust kernel lessons install lab leftovers
 #
 # Everything is built in target/, installed below a prefix that is thrown away, and served on 127.0.0.1.
+# shellcheck disable=SC2317  # some functions are called by a trap or by another bash
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
