@@ -8,8 +8,6 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-
-
 use client::{Channel, Kernel, Options};
 use serde_json::json;
 
@@ -208,7 +206,9 @@ fn the_engines_death_is_an_error_of_its_cell_only() {
     kernel.client.execute("let kept = 5; fn double(x: i32) -> i32 { 2 * x }");
     let server = kernel.process.id();
     // In the middle of a run: what the run did to the variables is taken back.
-    let id = kernel.client.send_execute("let lost = kept; println!(\"runs\"); loop { std::hint::spin_loop() }", &Options::default());
+    let id = kernel
+        .client
+        .send_execute("let lost = kept; println!(\"runs\"); loop { std::hint::spin_loop() }", &Options::default());
     kernel.client.wait_for("the run", |message| message.msg_type() == "stream");
     let engines = children(server, "engine");
     assert!(!engines.is_empty());
@@ -236,7 +236,8 @@ fn cells_after_a_failed_one_are_aborted_and_only_those() {
     let ids: Vec<String> = ["panic!(\"no\")", "1", "2"].map(|code| kernel.client.send_execute(code, &options)).into();
     let statuses: Vec<String> = ids.iter().map(|id| kernel.client.finish(id, &options).status().to_owned()).collect();
     assert_eq!(statuses, ["error", "aborted", "aborted"]);
-    let ids = [("panic!(\"no\")", &goes_on), ("1", &options)].map(|(code, options)| kernel.client.send_execute(code, options));
+    let ids = [("panic!(\"no\")", &goes_on), ("1", &options)]
+        .map(|(code, options)| kernel.client.send_execute(code, options));
     let statuses = ids.map(|id| kernel.client.finish(&id, &options).status().to_owned());
     assert_eq!(statuses, ["error", "ok"]);
 }
@@ -245,9 +246,9 @@ fn cells_after_a_failed_one_are_aborted_and_only_those() {
 fn shutdown_and_the_servers_death_leave_nothing() {
     for how in [false, true] {
         let mut kernel = start();
-        let run = kernel.client.execute(
-            "std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap().id()",
-        );
+        let run = kernel
+            .client
+            .execute("std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap().id()");
         let stray: u32 = run.result().and_then(|text| text.parse().ok()).expect("a pid");
         let server = kernel.process.id();
         let ours: Vec<u32> = [children(server, "supervisor"), children(server, "engine"), vec![stray]].concat();
@@ -269,7 +270,8 @@ fn a_flood_is_few_messages_and_none_is_lost() {
         "use std::io::Write; let line = \"0123456789abcde\\n\".repeat(1 << 16);\n\
          for _ in 0..16 { std::io::stdout().write_all(line.as_bytes()).unwrap(); }",
     );
-    let length: usize = run.of_type("stream").iter().filter_map(|message| message.content["text"].as_str()).map(str::len).sum();
+    let length: usize =
+        run.of_type("stream").iter().filter_map(|message| message.content["text"].as_str()).map(str::len).sum();
     assert_eq!(length, 16 << 20);
     assert!(run.of_type("stream").len() < 1000, "{} messages", run.of_type("stream").len());
 }

@@ -74,7 +74,10 @@ fn a_wrong_file_is_refused_with_the_key_and_what_is_expected() {
         file[key] = value;
         let message = read(&file.to_string()).expect_err(key);
         let key = if key == "curve_publickey" { "curve_secretkey" } else { key };
-        assert!(message.contains(&format!("`{key}`")) && (message.contains(expected) || key.starts_with("curve")), "{message}");
+        assert!(
+            message.contains(&format!("`{key}`")) && (message.contains(expected) || key.starts_with("curve")),
+            "{message}"
+        );
         assert!(!message.contains("very secret"), "{message}");
     }
     for key in ["shell_port", "iopub_port", "stdin_port", "control_port", "hb_port", "key"] {

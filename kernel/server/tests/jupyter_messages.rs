@@ -63,7 +63,8 @@ fn a_request_arrives_whole_and_its_reply_names_it() {
     let text = header.to_string();
     let content = json!({ "code": "let ñ = 1;", "silent": true, "store_history": false, "user_expressions": { "a": "b" },
         "allow_stdin": true, "stop_on_error": false });
-    let parts = [text.clone(), "{}".into(), json!({ "cellId": "c1" }).to_string(), content.to_string()].map(String::into_bytes);
+    let parts =
+        [text.clone(), "{}".into(), json!({ "cellId": "c1" }).to_string(), content.to_string()].map(String::into_bytes);
     let mut frames = client.signed(&parts);
     frames.push(vec![0, 255]);
     client.send_frames(Channel::Shell, &frames);
@@ -315,7 +316,10 @@ fn requests_that_leave_out_what_has_a_default_are_understood() {
         ("execute_request", json!({ "code": "1" })),
         ("execute_request", json!({ "code": "1", "user_expressions": null, "silent": true })),
         // As jupyter_client's history() without arguments.
-        ("history_request", json!({ "raw": true, "output": false, "hist_access_type": "range", "session": 0, "start": 0 })),
+        (
+            "history_request",
+            json!({ "raw": true, "output": false, "hist_access_type": "range", "session": 0, "start": 0 }),
+        ),
         ("history_request", json!({ "raw": true, "output": false, "hist_access_type": "tail", "n": 5 })),
         ("history_request", json!({})),
         ("inspect_request", json!({ "code": "a", "cursor_pos": 1 })),
@@ -340,7 +344,9 @@ fn requests_that_leave_out_what_has_a_default_are_understood() {
         client.send(Channel::Shell, msg_type, content.clone());
         let incoming = next(&front);
         assert_eq!((incoming.header.msg_type.as_str(), incoming.misfit.is_none()), (msg_type, fits));
-        let JupyterMessageContent::UnknownMessage(unknown) = &incoming.content else { panic!("{:?}", incoming.content) };
+        let JupyterMessageContent::UnknownMessage(unknown) = &incoming.content else {
+            panic!("{:?}", incoming.content)
+        };
         for (key, value) in content.as_object().expect("an object") {
             assert_eq!(&unknown.content[key], value);
         }

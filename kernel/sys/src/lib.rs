@@ -10,19 +10,19 @@ pub mod shared;
 pub mod channel;
 
 pub mod alone;
-pub mod inherit;
 pub mod capture;
+pub mod inherit;
 pub mod pty;
 
 #[cfg(feature = "zeromq")]
 pub mod zeromq;
 
+pub mod checkpoint;
+pub mod descriptors;
+pub mod events;
+pub mod generated;
+pub mod parked;
+pub mod procfs;
 pub mod role;
 pub mod signals;
-pub mod events;
-pub mod procfs;
-pub mod descriptors;
-pub mod checkpoint;
-pub mod parked;
 pub mod socket_pairs;
-pub mod generated;

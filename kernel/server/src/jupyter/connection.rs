@@ -101,10 +101,9 @@ impl Connection {
     /// # Errors
     /// The first thing that is wrong, with the key and what is expected there.
     pub fn read(path: &Path) -> Result<Connection, ConnectionError> {
-        let text = std::fs::read(path)
-            .map_err(|source| ConnectionError::Unreadable { path: path.to_owned(), source })?;
-        let not_an_object =
-            |reason: String| ConnectionError::NotAnObject { path: path.to_owned(), reason };
+        let text =
+            std::fs::read(path).map_err(|source| ConnectionError::Unreadable { path: path.to_owned(), source })?;
+        let not_an_object = |reason: String| ConnectionError::NotAnObject { path: path.to_owned(), reason };
         let object = match serde_json::from_slice(&text) {
             Ok(Value::Object(object)) => object,
             Ok(_) => return Err(not_an_object("it holds something else".to_owned())),

@@ -187,8 +187,7 @@ mod tests {
         let (control, urgent) = connected(&context, "control")?;
         let (stdin, _answers) = connected(&context, "stdin")?;
         let wire = Arc::new(Wire::new(b"key"));
-        let mut requests =
-            Requests::start(Sockets { shell, control, stdin }, wire.clone(), Arc::new(Bell::new()?))?;
+        let mut requests = Requests::start(Sockets { shell, control, stdin }, wire.clone(), Arc::new(Bell::new()?))?;
         let send = |socket: &zmq::Socket, content: JupyterMessageContent| {
             let (frames, msg_id) = wire.pack(&[], None, content);
             socket.send_multipart(frames, 0).map(|()| msg_id)

@@ -144,8 +144,7 @@ pub struct Wire {
 impl Wire {
     /// For a key; an empty one means that nothing is signed.
     pub fn new(key: &[u8]) -> Wire {
-        let signer = (!key.is_empty())
-            .then(|| Hmac::new_from_slice(key).expect("HMAC takes keys of every length"));
+        let signer = (!key.is_empty()).then(|| Hmac::new_from_slice(key).expect("HMAC takes keys of every length"));
         let username = std::env::var("USER").unwrap_or_else(|_| "username".to_owned());
         Wire { signer, session: uuid::Uuid::new_v4().to_string(), username }
     }
@@ -194,10 +193,7 @@ impl Wire {
     /// [`Malformed`]; the message is then to be dropped, and a line logged.
     pub fn unpack(&self, channel: Channel, mut frames: Vec<Vec<u8>>) -> Result<Incoming, Malformed> {
         let count = frames.len();
-        let delimiter = frames
-            .iter()
-            .position(|frame| frame == DELIMITER)
-            .ok_or(Malformed::NoDelimiter(count))?;
+        let delimiter = frames.iter().position(|frame| frame == DELIMITER).ok_or(Malformed::NoDelimiter(count))?;
         let mut parts = frames.split_off(delimiter + 1);
         frames.pop();
         if parts.len() < 5 {

@@ -152,7 +152,8 @@ impl Compiler {
         }
         if failed || self.state == State::Starting {
             if !failed {
-                self.state = State::Failed("the compiler process ended while it was starting; see the kernel's log".into());
+                self.state =
+                    State::Failed("the compiler process ended while it was starting; see the kernel's log".into());
             }
             return Successor::None;
         }

@@ -333,7 +333,8 @@ impl Kernel {
     /// The far side is gone, and with it the worker and its variables.
     pub(super) fn far_side_ended(&mut self) {
         self.answer_runner(&ToRunner::StateLost);
-        let error = report::kernel("the kernel's supervisor ended; all processes and variables are lost, run the cells again");
+        let error =
+            report::kernel("the kernel's supervisor ended; all processes and variables are lost, run the cells again");
         match &mut self.running {
             None => self.must_tell = Some(error),
             Some(running) => match running.stage {

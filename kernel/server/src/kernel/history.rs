@@ -30,7 +30,8 @@ impl History {
                 entries(chosen, *output)
             }
             HistoryRequest::Search { pattern, unique, output, n, .. } => {
-                let mut found: Vec<&(usize, String)> = self.inputs.iter().filter(|(_, code)| glob(pattern, code)).collect();
+                let mut found: Vec<&(usize, String)> =
+                    self.inputs.iter().filter(|(_, code)| glob(pattern, code)).collect();
                 if *unique {
                     let mut seen = std::collections::HashSet::new();
                     found.reverse();

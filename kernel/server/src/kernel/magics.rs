@@ -88,7 +88,9 @@ impl Cell {
             match argument.as_str() {
                 "--always" => script.always = true,
                 option if option.starts_with("--") => {
-                    return Err(format!("`%%stdin` has no option `{option}`; it has `--always`. Quote an answer that begins with dashes after a space"));
+                    return Err(format!(
+                        "`%%stdin` has no option `{option}`; it has `--always`. Quote an answer that begins with dashes after a space"
+                    ));
                 }
                 answer => script.answers.push_back(answer.to_owned()),
             }
@@ -268,14 +270,17 @@ mod tests {
 
     #[test]
     fn an_exclamation_mark_inside_rust_stays() {
-        for source in ["let y = x &&\n!z;", "let s = \"\n!ls\";", "/*\n!ls\n*/ 1", "let s = r#\"\"\n!ls\"#;", "f(\n!a)"] {
+        for source in ["let y = x &&\n!z;", "let s = \"\n!ls\";", "/*\n!ls\n*/ 1", "let s = r#\"\"\n!ls\"#;", "f(\n!a)"]
+        {
             assert_eq!(parse(source).code, source);
         }
     }
 
     #[test]
     fn a_shell_line_after_tricky_literals_is_seen() {
-        for source in ["let c = '\"';\n!ls", "let c = '\\'';\n!ls", "fn f<'a>(x: &'a str) {}\n!ls", "let s = r\"\\\";\n!ls"] {
+        for source in
+            ["let c = '\"';\n!ls", "let c = '\\'';\n!ls", "fn f<'a>(x: &'a str) {}\n!ls", "let s = r\"\\\";\n!ls"]
+        {
             assert!(parse(source).code.contains("::forklab::system"), "{source}");
         }
     }

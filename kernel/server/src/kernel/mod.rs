@@ -170,8 +170,7 @@ impl Kernel {
     /// Waits for events, or for the next deadline. Returns what has happened.
     fn wait(&self) -> io::Result<Vec<Event>> {
         let mut events = vec![Event::Signal, Event::FrontEnd, Event::Supervisor, Event::Engine];
-        let mut descriptors =
-            vec![self.signals.as_fd(), self.front.as_fd(), self.far.as_fd(), self.compiler.as_fd()];
+        let mut descriptors = vec![self.signals.as_fd(), self.front.as_fd(), self.far.as_fd(), self.compiler.as_fd()];
         if self.runner_open {
             events.push(Event::Runner);
             descriptors.push(self.compiler.runner().as_fd());
@@ -185,7 +184,8 @@ impl Kernel {
                 }
             }
         }
-        let mut polled: Vec<PollFd<'_>> = descriptors.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let mut polled: Vec<PollFd<'_>> =
+            descriptors.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, self.timeout()) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),

@@ -71,7 +71,10 @@ fn returned(report: &Report, sources: &Sources) -> Option<ReplyError> {
     if let Some(panic) = &report.panic {
         return Some(panicked(panic, sources));
     }
-    report.error.as_ref().map(|message| error("Error", message.clone(), ["a `?` ended the cell with this error".to_owned()]))
+    report
+        .error
+        .as_ref()
+        .map(|message| error("Error", message.clone(), ["a `?` ended the cell with this error".to_owned()]))
 }
 
 fn panicked(panic: &Panic, sources: &Sources) -> ReplyError {
@@ -82,7 +85,8 @@ fn panicked(panic: &Panic, sources: &Sources) -> ReplyError {
     let evalue = format!("{} ({})", panic.message, describe(place));
     let lines = place.execution.and_then(|execution| excerpt(sources.get(&execution)?, place)).unwrap_or_default();
     let mut error = error("Panic", evalue, lines);
-    error.traceback[0] = format!("{RED}Panic{RESET}{BOLD}: {}{RESET}\n {BLUE}-->{RESET} {}", panic.message, describe(place));
+    error.traceback[0] =
+        format!("{RED}Panic{RESET}{BOLD}: {}{RESET}\n {BLUE}-->{RESET} {}", panic.message, describe(place));
     error
 }
 

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use forklab_engine::messages::ToEngine;
 use jupyter_protocol::messaging::{
-    CommClose, CommInfoReply, CompleteReply, HistoryReply, InspectReply, InterruptReply, IsCompleteReply, JupyterMessageContent,
-    ShutdownReply, UnknownMessage,
+    CommClose, CommInfoReply, CompleteReply, HistoryReply, InspectReply, InterruptReply, IsCompleteReply,
+    JupyterMessageContent, ShutdownReply, UnknownMessage,
 };
 
 use super::compiler::State;
@@ -75,10 +75,10 @@ impl Kernel {
         match content {
             JupyterMessageContent::CompleteRequest(request) => {
                 self.analyse(AnalysisKind::Complete, origin, &request.code, request.cursor_pos);
-            },
+            }
             JupyterMessageContent::InspectRequest(request) => {
                 self.analyse(AnalysisKind::Inspect, origin, &request.code, request.cursor_pos);
-            },
+            }
             JupyterMessageContent::ShutdownRequest(request) => {
                 let reply = ShutdownReply { restart: request.restart, ..ShutdownReply::default() };
                 self.front.reply(origin, reply.clone());
@@ -226,7 +226,9 @@ impl Kernel {
 /// The request to run a cell that a message is, or the message.
 fn execute_request(incoming: Incoming) -> Result<Request, Box<Incoming>> {
     match (incoming.channel, incoming.content) {
-        (Channel::Shell, JupyterMessageContent::ExecuteRequest(content)) => Ok(Request { origin: incoming.origin, content }),
+        (Channel::Shell, JupyterMessageContent::ExecuteRequest(content)) => {
+            Ok(Request { origin: incoming.origin, content })
+        }
         (_, content) => Err(Box::new(Incoming { content, ..incoming })),
     }
 }

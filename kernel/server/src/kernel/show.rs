@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use jupyter_protocol::media::Media;
-use jupyter_protocol::messaging::{DisplayData, ErrorOutput, ExecuteRequest, ExecuteResult, ExpressionResult, ReplyError};
+use jupyter_protocol::messaging::{
+    DisplayData, ErrorOutput, ExecuteRequest, ExecuteResult, ExpressionResult, ReplyError,
+};
 
 use super::compiler::Bundle;
 use crate::jupyter::{FrontEnd, Origin};

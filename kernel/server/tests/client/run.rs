@@ -19,13 +19,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            silent: false,
-            store_history: true,
-            stop_on_error: true,
-            answers: None,
-            user_expressions: json!({}),
-        }
+        Options { silent: false, store_history: true, stop_on_error: true, answers: None, user_expressions: json!({}) }
     }
 }
 
@@ -161,9 +155,9 @@ impl Client {
     pub fn late_output(&mut self, id: &str, mut enough: impl FnMut(&[Message]) -> bool) -> Vec<Message> {
         let mut late = Vec::new();
         while !enough(&late) {
-            late.push(self.wait_for("late output", |message| {
-                message.channel == Channel::Iopub && message.parent_id() == id
-            }));
+            late.push(
+                self.wait_for("late output", |message| message.channel == Channel::Iopub && message.parent_id() == id),
+            );
         }
         late
     }
