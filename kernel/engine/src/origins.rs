@@ -62,17 +62,17 @@ impl Origins {
         let newest = cells.len().checked_sub(1).map_or(0..0, |last| last..cells.len());
         match Layout::of(source) {
             Some(layout) => {
-                book.find(source, [layout.items], 0..cells.len(), &mut runs);
+                book.find(source, [layout.items], Among::Anyhow(0..cells.len()), &mut runs);
                 // The lines by which evcxr shows a value are not the person's, even where they read so.
                 let shown = layout.call.and_then(|call| call.shown);
                 let (before, value) = match shown {
                     Some((open, close, _)) => (layout.body.start..open, open + 1..close),
                     None => (layout.body, 0..0),
                 };
-                book.find(source, [before, value], newest, &mut runs);
+                book.find(source, [before, value], Among::Ordered(newest), &mut runs);
             }
             None => {
-                book.find(source, [0..source.lines.len()], 0..cells.len(), &mut runs);
+                book.find(source, [0..source.lines.len()], Among::Anyhow(0..cells.len()), &mut runs);
                 // A bracket alone on its line is anybody's.
                 let worded = |run: &Run| {
                     let lines = &source.lines[run.line - 1..run.line - 1 + run.count];
@@ -95,9 +95,17 @@ impl Origins {
 
 /// The lines of all cells, with an index.
 struct Book<'a> {
-    cells: Vec<(u32, Vec<&'a str>)>,
+    cells: Vec<(u32, Source<'a>)>,
     /// Where a line stands, as it is: cell and line.
     whole: HashMap<&'a str, Vec<(usize, usize)>>,
+}
+
+/// In which cells lines are looked for.
+enum Among {
+    /// They stand there in the same order.
+    Ordered(Range<usize>),
+    /// They stand there in any order.
+    Anyhow(Range<usize>),
 }
 
 /// A place where a run may have come from, and how good it is.
@@ -108,15 +116,17 @@ struct Candidate {
     count: usize,
     /// Whether a statement can begin there, as far as the text before it says.
     begins: bool,
+    /// Whether the line starts outside all brackets of the cell, as statements and items do.
+    outside: bool,
 }
 
 impl<'a> Book<'a> {
     fn of(cells: &[&'a Cell]) -> Book<'a> {
-        let cells: Vec<(u32, Vec<&str>)> =
-            cells.iter().map(|cell| (cell.execution, cell.code.lines().collect())).collect();
+        let cells: Vec<(u32, Source<'_>)> =
+            cells.iter().map(|cell| (cell.execution, Source::read(&cell.code))).collect();
         let mut whole: HashMap<&str, Vec<(usize, usize)>> = HashMap::new();
-        for (number, (_, lines)) in cells.iter().enumerate() {
-            for (line, text) in lines.iter().enumerate() {
+        for (number, (_, cell)) in cells.iter().enumerate() {
+            for (line, text) in cell.lines.iter().enumerate() {
                 whole.entry(text).or_default().push((number, line));
             }
         }
@@ -124,13 +134,7 @@ impl<'a> Book<'a> {
     }
 
     /// Finds the runs of some parts of a source in some of the cells.
-    fn find<const N: usize>(
-        &self,
-        source: &Source<'_>,
-        parts: [Range<usize>; N],
-        among: Range<usize>,
-        runs: &mut Vec<Run>,
-    ) {
+    fn find<const N: usize>(&self, source: &Source<'_>, parts: [Range<usize>; N], among: Among, runs: &mut Vec<Run>) {
         // Where the last run ended: cell, line, column of its last line's start.
         let mut last = (usize::MAX, 0, 0);
         for part in parts {
@@ -156,21 +160,28 @@ impl<'a> Book<'a> {
 
     /// The most likely place of the run that begins with the first of these lines.
     ///
-    /// An item is one piece and never comes from two cells; what follows it may be another's. Of
-    /// equals: the newest cell, a place where a statement can begin, the one that goes on where the
-    /// last run ended, the first.
+    /// Statements come from one cell and stay in order, so theirs is the first that fits after the
+    /// last run. An item is one piece and never comes from two cells, though what follows it may be
+    /// another's: the longest run, and of equals the newest cell.
     fn best(
         &self,
         source: &Source<'_>,
         part: Range<usize>,
-        among: &Range<usize>,
+        among: &Among,
         last: (usize, usize, usize),
     ) -> Option<Candidate> {
         let piece = piece_length(source, part.clone());
+        let (ordered, among) = match among {
+            Among::Ordered(cells) => (true, cells),
+            Among::Anyhow(cells) => (false, cells),
+        };
         self.candidates(&source.lines[part], among).max_by_key(|found| {
             let goes_on = last.0 == found.cell && (last.1, last.2) < (found.line, found.offset);
             let first = Reverse((found.line, found.offset));
-            (found.count.min(piece), found.cell, found.begins, goes_on, first)
+            // Whether anything of this part has been found does not matter to its first statement.
+            let in_order = ordered && (last.0 == usize::MAX || goes_on);
+            let count = if ordered { 0 } else { found.count.min(piece) };
+            (in_order, found.outside, count, found.cell, found.begins, goes_on, first)
         })
     }
 
@@ -184,22 +195,23 @@ impl<'a> Book<'a> {
         }
         if found.is_empty() && !text.is_empty() {
             for cell in among.clone() {
-                let within = self.cells[cell].1.iter().enumerate();
+                let within = self.cells[cell].1.lines.iter().enumerate();
                 found.extend(within.flat_map(|(number, line)| {
                     line.match_indices(text).map(move |(byte, _)| (cell, number, line[..byte].chars().count()))
                 }));
             }
         }
         found.into_iter().map(|(cell, line, offset)| {
-            let before: String = self.cells[cell].1[line].chars().take(offset).collect();
+            let before: String = self.cells[cell].1.lines[line].chars().take(offset).collect();
+            let outside = self.cells[cell].1.depth[line] == Some(0);
             let begins = before.trim_end().is_empty() || before.trim_end().ends_with([';', '}', ']', ')', '/']);
-            Candidate { cell, line, offset, count: self.run_length(lines, cell, line), begins }
+            Candidate { cell, line, offset, count: self.run_length(lines, cell, line), begins, outside }
         })
     }
 
     /// How many of the lines read as the cell's from `line` on.
     fn run_length(&self, lines: &[&str], cell: usize, line: usize) -> usize {
-        let mut rest = self.cells[cell].1[line + 1..].iter();
+        let mut rest = self.cells[cell].1.lines[line + 1..].iter();
         let mut count = 1;
         for text in &lines[1..] {
             match rest.next() {
@@ -284,6 +296,14 @@ mod tests {
         let cells = [cell(1, "f(); f()")];
         let text = generated("", "f(); \n(\nf()\n).evcxr_display();\n");
         assert_eq!(origins(&text, &cells), [("f(); ", 1, 1, 1), ("f()", 1, 1, 6)]);
+    }
+
+    #[test]
+    fn statements_keep_their_order_around_items() {
+        let cells = [cell(1, "x();\nfn f() {\nx();\n}\ny();\nx();\ny();")];
+        let text = generated("fn f() {\nx();\n}\n", "x();\ny();\nx();\ny();\n");
+        let lines: Vec<usize> = origins(&text, &cells).iter().map(|one| one.2).collect();
+        assert_eq!(lines, [2, 3, 4, 1, 5, 6, 7]);
     }
 
     #[test]
