@@ -69,10 +69,15 @@ impl Origins {
                     Some((open, close, _)) => (layout.body.start..open, open + 1..close),
                     None => (layout.body, 0..0),
                 };
-                book.find(source, [before, value], Among::Ordered(newest), &mut runs);
+                book.find(source, &[before, value], Among::Ordered(newest), &mut runs);
             }
             None => {
-                book.find(source, [0..source.lines.len()], Among::Anyhow(0..cells.len()), &mut runs);
+                book.find(
+                    source,
+                    std::slice::from_ref(&(0..source.lines.len())),
+                    Among::Anyhow(0..cells.len()),
+                    &mut runs,
+                );
                 // A bracket alone on its line is anybody's.
                 let worded = |run: &Run| {
                     let lines = &source.lines[run.line - 1..run.line - 1 + run.count];
@@ -134,7 +139,7 @@ impl<'a> Book<'a> {
     }
 
     /// Finds the runs of some parts of a source in some of the cells.
-    fn find<const N: usize>(&self, source: &Source<'_>, parts: [Range<usize>; N], among: Among, runs: &mut Vec<Run>) {
+    fn find(&self, source: &Source<'_>, parts: &[Range<usize>], among: Among, runs: &mut Vec<Run>) {
         // Where the last run ended: cell, line, column of its last line's start.
         let mut last = (usize::MAX, 0, 0);
         for part in parts {
