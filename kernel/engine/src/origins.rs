@@ -62,7 +62,7 @@ impl Origins {
         let newest = cells.len().checked_sub(1).map_or(0..0, |last| last..cells.len());
         match Layout::of(source) {
             Some(layout) => {
-                book.find(source, [layout.items], Among::Anyhow(0..cells.len()), &mut runs);
+                book.find(source, std::slice::from_ref(&layout.items), Among::Anyhow(0..cells.len()), &mut runs);
                 // The lines by which evcxr shows a value are not the person's, even where they read so.
                 let shown = layout.call.and_then(|call| call.shown);
                 let (before, value) = match shown {
