@@ -57,6 +57,10 @@ pub(super) fn cargo_home() -> Finding {
 pub(super) fn temporary_directory() -> Finding {
     const FIX: &str = "set TMPDIR to another directory before Jupyter is started, e.g. TMPDIR=$HOME/tmp";
     let shown = env::temp_dir().display().to_string();
+    if let Some(manifest) = manifest_above(&env::temp_dir()) {
+        // cargo would take the crate of a cell for a forgotten member of that workspace.
+        return Finding::bad(format!("{shown} lies below {}, which is cargo's", manifest.display()), FIX);
+    }
     let directory = match tempfile::tempdir() {
         Ok(directory) => directory,
         Err(error) => return Finding::bad(format!("{shown} cannot be written: {error}"), FIX),
@@ -69,6 +73,10 @@ pub(super) fn temporary_directory() -> Finding {
         }
         Err(error) => Finding::bad(format!("{shown} does not run programs: {error}"), FIX),
     }
+}
+
+fn manifest_above(directory: &Path) -> Option<PathBuf> {
+    directory.ancestors().map(|above| above.join("Cargo.toml")).find(|manifest| manifest.is_file())
 }
 
 fn runs(program: &Path) -> io::Result<bool> {
