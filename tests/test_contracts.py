@@ -314,3 +314,10 @@ def test_kernel_info_answers_while_a_cell_runs(kernel, tmp_path):
     assert reply["content"]["protocol_version"].startswith("5.")
     pipe.write_text("x")
     assert kernel.collect(cell).good().value == "1"
+
+
+def test_a_cell_sent_after_an_errors_reply_is_not_aborted(kernel):
+    """The race: the reply is out, the next request comes, and only then the queue is emptied."""
+    for _ in range(15):
+        assert kernel.collect(kernel.submit('panic!("once");')).reply["status"] == "error"
+        assert kernel.run(":vars").reply["status"] == "ok"

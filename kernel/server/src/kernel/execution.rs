@@ -389,7 +389,10 @@ impl Kernel {
     fn conclude(&mut self, request: &Request, execution: u32, end: Result<(), ReplyError>) {
         let mut reply = ExecuteReply { execution_count: count(execution), ..ExecuteReply::default() };
         reply.user_expressions = Some(show::user_expressions(&request.content));
-        let failed = end.is_err();
+        // What has been sent by now is queued behind the error. Taken before the reply goes out: a front
+        // end that has the reply may send its next cell at once, and that one is not queued.
+        let aborted =
+            if end.is_err() && request.content.stop_on_error { self.take_queue() } else { Default::default() };
         if let Err(error) = end {
             self.front.iopub(Some(&request.origin), show::error_output(&error));
             reply.status = ReplyStatus::Error;
@@ -397,16 +400,24 @@ impl Kernel {
         }
         self.front.reply(&request.origin, reply);
         self.front.idle(&request.origin);
-        if failed && request.content.stop_on_error {
-            self.abort_queued();
-        }
+        self.abort(aborted);
     }
 
-    /// Answers every queued cell with `aborted`. What the front end has sent by now counts as
-    /// queued: it is still in our inbox when the cells were sent all at once ("run all").
+    /// Answers every queued cell with `aborted`.
     pub(super) fn abort_queued(&mut self) {
+        let queued = self.take_queue();
+        self.abort(queued);
+    }
+
+    /// Empties the queue. What the front end has sent by now counts as queued: it is still in our
+    /// inbox when the cells were sent all at once ("run all").
+    fn take_queue(&mut self) -> std::collections::VecDeque<Request> {
         self.take_incoming_executes();
-        for request in std::mem::take(&mut self.queue) {
+        std::mem::take(&mut self.queue)
+    }
+
+    fn abort(&mut self, requests: std::collections::VecDeque<Request>) {
+        for request in requests {
             self.front.busy(&request.origin);
             let status = ReplyStatus::Aborted;
             let user_expressions = Some(Default::default());
