@@ -26,6 +26,7 @@ failed=0
 steps=()
 quick=no
 finished=no
+running=
 began=$SECONDS
 
 read_arguments() {
@@ -56,8 +57,10 @@ step() {
     # Not through a pipe: a process that a step leaves behind would keep it open, and us waiting.
     : >"$log"
     timeout --kill-after=20 "$limit" "$@" >"$log" 2>&1 &
-    tail --pid=$! --sleep-interval=0.2 --lines=+1 --follow -- "$log" 2>/dev/null || true
-    wait $! || status=$?
+    running=$!
+    tail --pid=$running --sleep-interval=0.2 --lines=+1 --follow -- "$log" 2>/dev/null || true
+    wait "$running" || status=$?
+    running=
     ((status != 124 && status != 137)) || printf '%s: not done after %s s\n' "$name" "$limit"
     read -r good bad < <(count "$log")
     if ((good + bad == 0)); then
@@ -146,6 +149,8 @@ prepare_environment() {
 
 # A run that stops before its end has failed, and says so in its last line as well.
 unfinished() {
+    # A step has a process group of its own, which `timeout` ends for us.
+    [[ -z $running ]] || kill "$running" 2>/dev/null || true
     [[ $finished == yes ]] || printf '\nstopped before the end\n%d passed, %d failed\n' "$passed" "$((failed + 1))"
 }
 
