@@ -136,7 +136,8 @@ impl Engine {
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, "no standby");
+                // An end of the channel is seen at the next receive.
+                let _ = channel.send(&FromEngine::NoStandby { why: error.to_string() });
                 false
             }
         }

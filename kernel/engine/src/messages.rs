@@ -60,6 +60,11 @@ pub enum FromEngine {
         /// The standby's process.
         pid: i32,
     },
+    /// There is no standby that knows what the engine knows now; an older one must not take over.
+    NoStandby {
+        /// Why, for the log.
+        why: String,
+    },
     /// The compiler works on a crate that a `:dep` named.
     Building {
         /// The crate.
@@ -126,6 +131,8 @@ pub enum FromRunner {
         library: PathBuf,
         /// The symbol.
         function: String,
+        /// That of the last [`ToRunner::Reset`] which the runner has done; 0 before the first.
+        epoch: u64,
     },
 }
 
@@ -146,5 +153,8 @@ pub enum ToRunner {
     /// The worker's variables are gone for good. The runner leaves, so that evcxr forgets them too.
     StateLost,
     /// The engine died; forget what is half said. What was asked before is not answered any more.
-    Reset,
+    Reset {
+        /// Greater than that of every reset before; runs that are asked for from here on carry it.
+        epoch: u64,
+    },
 }

@@ -57,12 +57,12 @@ pub(crate) fn reap(standbys: &mut Vec<Pid>) {
 pub(crate) fn wait_until_alone() -> io::Result<()> {
     let deadline = Instant::now() + THREADS_END;
     loop {
-        let threads = alone::threads()?;
-        if threads == 1 {
+        if alone::threads()? == 1 {
             return Ok(());
         }
         if Instant::now() > deadline {
-            let message = format!("{threads} threads do not end, so there is no standby");
+            let names = alone::thread_names()?.join(", ");
+            let message = format!("these threads do not end: {names}");
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
         std::thread::sleep(Duration::from_millis(1));

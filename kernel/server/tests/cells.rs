@@ -215,7 +215,8 @@ fn the_engines_death_is_an_error_of_its_cell_only() {
     engines.into_iter().for_each(kill);
     let run = kernel.client.finish(&id, &Options::default());
     assert_eq!(run.error()["ename"], "EngineError");
-    assert_eq!(kernel.client.execute("double(kept)").result(), Some("10"));
+    let after = kernel.client.execute("double(kept)");
+    assert_eq!(after.result(), Some("10"), "{:#?}", after.published);
     // And once more, with nothing under way.
     let engine = engine_of(server);
     kill(engine);

@@ -16,6 +16,19 @@ pub fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
+/// The names of this process's threads: `/proc/self/task/*/comm`.
+///
+/// # Errors
+/// Those of reading `/proc`.
+pub fn thread_names() -> io::Result<Vec<String>> {
+    let tasks = std::fs::read_dir("/proc/self/task")?.flatten();
+    // A thread that ends meanwhile has no name any more.
+    Ok(tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .collect())
+}
+
 /// Makes a copy of this process that goes on as freely as this one: fork(2).
 ///
 /// # Errors

@@ -82,6 +82,8 @@ pub enum FromSupervisor {
     WantsInput {
         /// Who reads.
         pid: ProcessId,
+        /// Whether the running task has started it; if not, it is a left-over of an earlier one.
+        of_this_task: bool,
     },
     /// The process that was said to want input no longer does (it died, or a signal ended its read),
     /// or the task in which it was said has ended, or another begins. A process that still waits is

@@ -45,6 +45,8 @@ pub struct Compiler {
     standby: Option<(i32, UnixStream)>,
     /// The engine that was spawned; after a take-over, a zombie that has been reaped.
     child: Child,
+    /// Whether there is an engine at the other end of the channel.
+    open: bool,
     /// The process that is the engine now.
     pid: i32,
     state: State,
@@ -75,6 +77,7 @@ impl Compiler {
             channel,
             runner,
             standby: None,
+            open: true,
             pid: child.id() as i32,
             child,
             state: State::Starting,
@@ -122,9 +125,15 @@ impl Compiler {
                     self.state = State::Idle;
                 }
             }
+            FromEngine::NoStandby { .. } => self.standby = None,
             FromEngine::Building { .. } => {}
         }
         Ok(Some(value))
+    }
+
+    /// The descriptor that tells of the engine's messages and of its end, while there is one.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.open.then(|| self.channel.as_fd())
     }
 
     /// The runner's channel, for what it asks and what it is answered.
@@ -141,6 +150,7 @@ impl Compiler {
     /// After the engine's end: lets its successor take over.
     pub fn take_over(&mut self) -> Successor {
         let _ = self.child.wait();
+        self.open = false;
         let failed = matches!(self.state, State::Failed(_));
         if let Some((pid, standby)) = self.standby.take() {
             self.pid = pid;
@@ -148,6 +158,7 @@ impl Compiler {
             // What the dead engine had asked of the runner is not answered any more.
             let _ = self.runner.send(&ToRunner::Reset);
             self.state = State::Idle;
+            self.open = true;
             return Successor::Standby;
         }
         if failed || self.state == State::Starting {
@@ -162,6 +173,7 @@ impl Compiler {
                 self.pid = child.id() as i32;
                 (self.channel, self.runner, self.child) = (channel, runner, child);
                 self.state = State::Starting;
+                self.open = true;
                 Successor::Fresh
             }
             Err(error) => {
@@ -179,12 +191,6 @@ impl Compiler {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-    }
-}
-
-impl AsFd for Compiler {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
     }
 }
 

@@ -250,7 +250,12 @@ impl Kernel {
                 let answer = runner_answer(outcome);
                 self.answer_runner(&answer);
             }
-            Stage::Abandoned => self.finish(),
+            Stage::Abandoned => {
+                if let Outcome::Died { restored: false, .. } | Outcome::Interrupted { restored: false } = outcome {
+                    self.answer_runner(&ToRunner::StateLost);
+                }
+                self.finish();
+            }
             Stage::Between | Stage::WaitingForEngine | Stage::Compiling(_) => {
                 tracing::warn!(?cell, "a task ended at an unexpected stage");
             }

@@ -169,8 +169,12 @@ impl Kernel {
 
     /// Waits for events, or for the next deadline. Returns what has happened.
     fn wait(&self) -> io::Result<Vec<Event>> {
-        let mut events = vec![Event::Signal, Event::FrontEnd, Event::Supervisor, Event::Engine];
-        let mut descriptors = vec![self.signals.as_fd(), self.front.as_fd(), self.far.as_fd(), self.compiler.as_fd()];
+        let mut events = vec![Event::Signal, Event::FrontEnd, Event::Supervisor];
+        let mut descriptors = vec![self.signals.as_fd(), self.front.as_fd(), self.far.as_fd()];
+        if let Some(engine) = self.compiler.descriptor() {
+            events.push(Event::Engine);
+            descriptors.push(engine);
+        }
         if self.runner_open {
             events.push(Event::Runner);
             descriptors.push(self.compiler.runner().as_fd());
@@ -272,6 +276,7 @@ impl Kernel {
                 self.engine_free();
             }
             Ok(Some(FromEngine::Standby { .. })) => {}
+            Ok(Some(FromEngine::NoStandby { why })) => tracing::warn!(%why, "the engine has no standby"),
             Ok(Some(FromEngine::Building { name })) => tracing::info!(%name, "building a dependency"),
             Ok(Some(FromEngine::Evaluated { id, verdict })) => self.on_evaluated(id, verdict),
             Ok(Some(FromEngine::Completed { id, start, end, matches })) => {
