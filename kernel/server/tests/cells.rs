@@ -3,65 +3,8 @@
 
 mod client;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
-
-use client::{Channel, Kernel, Options};
+use client::{Channel, Options, start};
 use serde_json::json;
-
-/// The library for cells, compiled once for all tests of this file.
-fn data() -> &'static Path {
-    static DATA: OnceLock<PathBuf> = OnceLock::new();
-    DATA.get_or_init(|| {
-        let prefix = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cells");
-        let mut install = Command::new(env!("CARGO_BIN_EXE_forklab"));
-        let status = install.args(["install", "--prefix"]).arg(&prefix).status().expect("the binary starts");
-        assert!(status.success(), "forklab install: {status}");
-        prefix.join("share/forklab")
-    })
-}
-
-fn start() -> Kernel {
-    Kernel::start_with(|command| {
-        command.env("FORKLAB_DATA", data());
-    })
-}
-
-/// Waits for a fact about the machine; fails when it is not one in time.
-fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !fact() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "not in time: {what}");
-        // Nothing depends on the length: the fact is looked for, and the deadline is the limit.
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn is_alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-/// The processes of a role that are children of a process.
-fn children(parent: u32, role: &str) -> Vec<u32> {
-    let pids = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let is_child = |pid: &u32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.contains(&format!("PPid:\t{parent}\n"))
-    };
-    let has_role = |pid: &u32| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        command.split(|byte| *byte == 0).nth(1) == Some(role.as_bytes())
-    };
-    pids.filter(is_child).filter(has_role).collect()
-}
-
-fn kill(pid: u32) {
-    let pid = forklab_sys::process::Pid::from_raw(pid as i32).expect("a pid");
-    forklab_sys::process::kill(pid, forklab_sys::process::Signal::KILL).expect("the process is there");
-}
 
 #[test]
 fn kernel_info_is_answered_while_the_engine_starts() {
@@ -182,54 +125,6 @@ fn late_output_keeps_its_cell_and_costs_the_next_nothing() {
 }
 
 #[test]
-fn an_interrupt_ends_the_cell_and_keeps_the_variables() {
-    let mut kernel = start();
-    kernel.client.execute("let kept = vec![1, 2, 3];");
-    let id = kernel.client.send_execute(
-        "let child = std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap();\n\
-         println!(\"{}\", child.id()); loop { std::hint::spin_loop() }",
-        &Options::default(),
-    );
-    let said = kernel.client.wait_for("the child's pid", |message| message.msg_type() == "stream");
-    let pid: u32 = said.content["text"].as_str().and_then(|text| text.trim().parse().ok()).expect("a pid");
-    assert!(is_alive(pid));
-    assert_eq!(kernel.client.interrupt().content["status"], "ok");
-    let run = kernel.client.finish(&id, &Options::default());
-    assert_eq!(run.error()["ename"], "Interrupted");
-    eventually("the child's end", || !is_alive(pid));
-    assert_eq!(kernel.client.execute("kept.len()").result(), Some("3"));
-}
-
-#[test]
-fn the_engines_death_is_an_error_of_its_cell_only() {
-    let mut kernel = start();
-    kernel.client.execute("let kept = 5; fn double(x: i32) -> i32 { 2 * x }");
-    let server = kernel.process.id();
-    // In the middle of a run: what the run did to the variables is taken back.
-    let id = kernel
-        .client
-        .send_execute("let lost = kept; println!(\"runs\"); loop { std::hint::spin_loop() }", &Options::default());
-    kernel.client.wait_for("the run", |message| message.msg_type() == "stream");
-    let engines = children(server, "engine");
-    assert!(!engines.is_empty());
-    engines.into_iter().for_each(kill);
-    let run = kernel.client.finish(&id, &Options::default());
-    assert_eq!(run.error()["ename"], "EngineError");
-    let after = kernel.client.execute("double(kept)");
-    assert_eq!(after.result(), Some("10"), "{:#?}", after.published);
-    // And once more, with nothing under way.
-    let engine = engine_of(server);
-    kill(engine);
-    eventually("the engine's end", || !is_alive(engine));
-    assert_eq!(kernel.client.execute("double(kept) + 1").result(), Some("11"));
-}
-
-/// The engine that works now: of all processes of that role the oldest living below the server.
-fn engine_of(server: u32) -> u32 {
-    children(server, "engine").into_iter().min().expect("the standby took over and is the server's child")
-}
-
-#[test]
 fn cells_after_a_failed_one_are_aborted_and_only_those() {
     let mut kernel = start();
     let options = Options::default();
@@ -244,27 +139,6 @@ fn cells_after_a_failed_one_are_aborted_and_only_those() {
 }
 
 #[test]
-fn shutdown_and_the_servers_death_leave_nothing() {
-    for how in [false, true] {
-        let mut kernel = start();
-        let run = kernel
-            .client
-            .execute("std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap().id()");
-        let stray: u32 = run.result().and_then(|text| text.parse().ok()).expect("a pid");
-        let server = kernel.process.id();
-        let ours: Vec<u32> = [children(server, "supervisor"), children(server, "engine"), vec![stray]].concat();
-        assert!(ours.len() >= 3 && ours.iter().all(|pid| is_alive(*pid)));
-        if how {
-            kill(server);
-            let _reaped = kernel.process.wait();
-        } else {
-            assert!(kernel.shut_down().success());
-        }
-        eventually("the end of every process", || !ours.iter().any(|pid| is_alive(*pid)));
-    }
-}
-
-#[test]
 fn a_flood_is_few_messages_and_none_is_lost() {
     let mut kernel = start();
     let run = kernel.client.execute(
@@ -275,4 +149,24 @@ fn a_flood_is_few_messages_and_none_is_lost() {
         run.of_type("stream").iter().filter_map(|message| message.content["text"].as_str()).map(str::len).sum();
     assert_eq!(length, 16 << 20);
     assert!(run.of_type("stream").len() < 1000, "{} messages", run.of_type("stream").len());
+}
+
+#[test]
+fn thousands_of_queued_cells_are_answered_one_by_one() {
+    let mut kernel = start();
+    let ids: Vec<String> = (0..20_000).map(|_| kernel.client.send_execute("", &Options::default())).collect();
+    let last = kernel.client.finish(&ids[ids.len() - 1], &Options::default());
+    assert_eq!(last.reply.content["execution_count"], 20_000);
+}
+
+#[test]
+fn cells_that_are_not_counted_take_no_number_and_half_characters_end_with_their_cell() {
+    let mut kernel = start();
+    kernel.client.execute("fn boom() {\n    panic!(\"here\");\n}");
+    let forgotten = Options { store_history: false, ..Options::default() };
+    kernel.client.execute_with("let other = 1;", &forgotten);
+    let run = kernel.client.execute_with("boom()", &forgotten);
+    assert!(run.error()["evalue"].as_str().is_some_and(|text| text.contains("In [1], line 2")), "{}", run.error());
+    assert!(run.error()["traceback"].to_string().contains("panic!("), "{}", run.error()["traceback"]);
+    assert_eq!(kernel.client.execute("!printf 'abc\\303'").stdout(), "abc\u{FFFD}");
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use forklab_engine::messages::{FromEngine, FromRunner, ToEngine, ToRunner};
+use forklab_engine::messages::{FromEngine, FromRunner, ToEngine, ToRunner, Verdict};
 use forklab_sys::channel::{Channel, Received};
 use forklab_sys::process::{self, Pid, Signal};
 use forklab_sys::procfs;
@@ -43,6 +43,12 @@ pub struct Compiler {
     channel: Channel<ToEngine, FromEngine>,
     runner: Channel<ToRunner, FromRunner>,
     standby: Option<(i32, UnixStream)>,
+    /// The engine has committed a cell since it made its standby.
+    stale: bool,
+    /// The person has interrupted while the standby was stale: the engine ends when it is not.
+    interrupted: bool,
+    /// The number of resets that the runner was told to do.
+    epoch: u64,
     /// The engine that was spawned; after a take-over, a zombie that has been reaped.
     child: Child,
     /// Whether there is an engine at the other end of the channel.
@@ -58,6 +64,8 @@ pub struct Compiler {
 pub enum Successor {
     /// The standby: everything is as it was before the last request.
     Standby,
+    /// A standby that does not know the last cell.
+    Stale,
     /// A new engine that knows nothing of the notebook.
     Fresh,
     /// Nothing.
@@ -77,6 +85,9 @@ impl Compiler {
             channel,
             runner,
             standby: None,
+            stale: false,
+            interrupted: false,
+            epoch: 0,
             open: true,
             pid: child.id() as i32,
             child,
@@ -119,13 +130,22 @@ impl Compiler {
             // The older standby leaves when its channel is dropped here.
             FromEngine::Standby { pid } => {
                 self.standby = descriptors.into_iter().next().map(|fd| (*pid, UnixStream::from(fd)));
+                self.stale = false;
+                if std::mem::take(&mut self.interrupted) {
+                    self.kill();
+                }
             }
             FromEngine::Evaluated { id, .. } | FromEngine::Completed { id, .. } | FromEngine::Inspected { id, .. } => {
                 if self.state == State::Busy(*id) {
                     self.state = State::Idle;
+                    self.interrupted = false;
                 }
+                self.stale |= matches!(&value, FromEngine::Evaluated { verdict: Verdict::Committed { .. }, .. });
             }
-            FromEngine::NoStandby { .. } => self.standby = None,
+            FromEngine::NoStandby { .. } => {
+                self.standby = None;
+                self.stale = false;
+            }
             FromEngine::Building { .. } => {}
         }
         Ok(Some(value))
@@ -141,25 +161,54 @@ impl Compiler {
         &self.runner
     }
 
-    /// Ends the engine in the middle of its work; its channel then closes. Programs that it runs
-    /// (cargo, rustc) end with it.
+    /// Ends a compilation, by ending the engine, if its standby can go on with everything that the
+    /// engine knew before. A standby that is still being made is waited for. Without one, the
+    /// compilation goes on to its end, and what it has made is not run.
+    ///
+    /// Between an answer and the new standby: the engine answers `Evaluated`, the next cell is sent
+    /// and interrupted, the engine is killed, and the standby of the cell before takes over. What the
+    /// answered cell has defined would be gone without a word.
+    pub fn interrupt(&mut self) {
+        match (&self.standby, self.stale) {
+            (_, true) => self.interrupted = true,
+            (Some(_), false) => self.kill(),
+            (None, false) => {}
+        }
+    }
+
+    /// Ends the engine; its channel then closes. Programs that it runs (cargo, rustc) end with it.
     pub fn kill(&mut self) {
         end_engine(self.pid);
     }
 
+    /// The number of the last reset; runs that carry another are nobody's.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether there is no engine and none can be had.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed(_))
+    }
+
     /// After the engine's end: lets its successor take over.
     pub fn take_over(&mut self) -> Successor {
+        // A channel that closes is no ended process yet; and one that cannot end must not be waited for.
+        end_engine(self.pid);
         let _ = self.child.wait();
         self.open = false;
+        let stale = std::mem::take(&mut self.stale);
+        self.interrupted = false;
         let failed = matches!(self.state, State::Failed(_));
         if let Some((pid, standby)) = self.standby.take() {
             self.pid = pid;
             self.channel = Channel::new(standby);
             // What the dead engine had asked of the runner is not answered any more.
-            let _ = self.runner.send(&ToRunner::Reset);
+            self.epoch += 1;
+            let _ = self.runner.send(&ToRunner::Reset { epoch: self.epoch });
             self.state = State::Idle;
             self.open = true;
-            return Successor::Standby;
+            return if stale { Successor::Stale } else { Successor::Standby };
         }
         if failed || self.state == State::Starting {
             if !failed {
@@ -173,6 +222,7 @@ impl Compiler {
                 self.pid = child.id() as i32;
                 (self.channel, self.runner, self.child) = (channel, runner, child);
                 self.state = State::Starting;
+                self.epoch = 0;
                 self.open = true;
                 Successor::Fresh
             }
@@ -183,33 +233,71 @@ impl Compiler {
         }
     }
 
-    /// Ends the engine and its standby.
+    /// Ends the engine, what it runs, and its standby.
     pub fn leave(mut self) {
         let _ = self.channel.send(&ToEngine::Quit);
         drop((self.channel, self.standby.take(), self.runner));
-        if !wait_until(&mut self.child, Instant::now() + LEAVE) {
-            let _ = self.child.kill();
+        let deadline = Instant::now() + LEAVE;
+        if !wait_until(&mut self.child, deadline) || !gone_until(self.pid, deadline) {
+            end_engine(self.pid);
             let _ = self.child.wait();
         }
     }
-}
 
-/// Kills an engine and the programs that it runs, but neither its standby nor its runner, which
-/// are this program too.
-fn end_engine(pid: i32) {
-    let Some(engine) = Pid::from_raw(pid) else { return };
-    let own = name(Pid::this());
-    let tools = procfs::descendants(engine).into_iter().map(|stat| stat.identity.pid);
-    let tools: Vec<Pid> = tools.filter(|pid| name(*pid) != own).collect();
-    for pid in std::iter::once(engine).chain(tools) {
-        // One that has ended by itself in the meantime is not an error.
-        let _ = process::kill(pid, Signal::KILL);
+    /// The processes of ours that compile: the engine, its standby, and what they run.
+    pub fn processes(&self) -> Vec<i32> {
+        let roots = [Some(self.child.id() as i32), Some(self.pid), self.standby.as_ref().map(|(pid, _)| *pid)];
+        let roots: Vec<Pid> = roots.into_iter().flatten().filter_map(Pid::from_raw).collect();
+        let below = roots.iter().flat_map(|root| procfs::descendants(*root)).map(|stat| stat.identity.pid);
+        below.chain(roots.iter().copied()).map(|pid| pid.as_raw()).collect()
     }
 }
 
-/// A process's name, as ps(1) shows it: `/proc/pid/comm`.
-fn name(pid: Pid) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()
+/// Waits for the end of a process that may be a child that was adopted.
+fn gone_until(pid: i32, deadline: Instant) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else { return true };
+    loop {
+        // Not our child, or reaped already: gone as far as we are concerned.
+        let alive = matches!(process::reap(pid), Ok(None));
+        if !alive || Instant::now() >= deadline {
+            return !alive;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Kills an engine and the programs that it runs, but neither its standby nor its runner.
+///
+/// The engine is stopped first: cargo, killed, starts no further rustc, and the engine no further
+/// cargo, so a look that finds nobody is the last.
+fn end_engine(pid: i32) {
+    let Some(engine) = Pid::from_raw(pid) else { return };
+    if process::kill(engine, Signal::STOP).is_err() {
+        return;
+    }
+    for _ in 0..50 {
+        let tools: Vec<Pid> = procfs::descendants(engine)
+            .into_iter()
+            .filter(|stat| !stat.zombie)
+            .map(|stat| stat.identity.pid)
+            .filter(|pid| !has_role(*pid, &["engine", "runner"]))
+            .collect();
+        if tools.is_empty() {
+            break;
+        }
+        for tool in tools {
+            // One that has ended by itself in the meantime is not an error.
+            let _ = process::kill(tool, Signal::KILL);
+        }
+    }
+    let _ = process::kill(engine, Signal::KILL);
+}
+
+/// Whether a process is this program in one of these roles. The rustc wrapper has none.
+fn has_role(pid: Pid, roles: &[&str]) -> bool {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = command.split(|byte| *byte == 0);
+    words.nth(1).is_some_and(|role| roles.iter().any(|known| known.as_bytes() == role))
 }
 
 type Spawned = (Channel<ToEngine, FromEngine>, Channel<ToRunner, FromRunner>, Child);

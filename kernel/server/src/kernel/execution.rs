@@ -1,22 +1,23 @@
 //! One cell on its way from request to reply.
 //!
 //! ```text
-//! queued ─▶ shell lines ─▶ waiting for the engine ─▶ compiling ─▶ running ─▶ compiling ─▶ finished
-//!                                                        └──────── (no code to run) ───────▲
+//! queued ─▶ shell lines ─▶ waiting for the engine ─▶ compiling ─▶ running ⇄ settling ─▶ finished
+//!                                                        └──────── (no code to run) ─────▲
 //! ```
 //!
 //! Only the event loop moves a cell on: by an answer of the supervisor, the runner or the engine,
-//! by an interrupt, or by the end of one of those processes. Each of these can come at any stage;
-//! the functions below are written by event and look at the stage.
+//! by an interrupt, or by the end of one of those processes (`deaths`). Each of these can come at any
+//! stage; the functions are written by event and look at the stage.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::fd::OwnedFd;
 
 use forklab_engine::messages::{FromRunner, ToEngine, ToRunner, Verdict};
-use forklab_worker::messages::{CellId, Exit, Outcome, Report, Task, ToSupervisor};
+use forklab_worker::messages::{CellId, Outcome, Report, Task, ToSupervisor};
 use jupyter_protocol::messaging::{ExecuteInput, ExecuteReply, ExecuteRequest, ReplyError, ReplyStatus};
 
-use super::compiler::{Bundle, State, Successor};
+use super::compiler::{Bundle, State};
 use super::magics::{Cell, Script};
 use super::output::Output;
 use super::{Kernel, report, show};
@@ -39,12 +40,12 @@ pub struct Execution {
     pub refused: Option<i32>,
     /// Whether the person has interrupted it.
     pub interrupted: bool,
+    pub(super) stage: Stage,
+    pub(super) error: Option<ReplyError>,
     shell: VecDeque<String>,
     rust: Option<String>,
     writers: [OwnedFd; 2],
-    stage: Stage,
     results: Vec<Bundle>,
-    error: Option<ReplyError>,
 }
 
 /// A request to run a cell.
@@ -86,7 +87,7 @@ impl Prepared {
 
 /// Where a cell is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Not begun, or between two steps.
     Between,
     /// A `!` line runs.
@@ -97,18 +98,15 @@ enum Stage {
     Compiling(u64),
     /// The worker runs what the engine made.
     Running(u64),
+    /// The run is over and the engine takes note of it, or wants another.
+    Settling(u64),
     /// The engine has ended while the worker ran; the run is being ended too.
     Abandoned,
 }
 
 impl Kernel {
-    /// Takes a request into the queue.
-    pub(super) fn enqueue(&mut self, request: Request) {
-        self.queue.push_back(request);
-        self.begin_next();
-    }
-
-    /// Begins the next queued cell if none is being worked on.
+    /// Begins the next queued cell if none is being worked on. Called by the loop only: a cell that
+    /// ends at once must not begin the next one from within its own end.
     pub(super) fn begin_next(&mut self) {
         while self.running.is_none() {
             let Some(request) = self.queue.pop_front() else { return };
@@ -119,13 +117,15 @@ impl Kernel {
     fn begin(&mut self, request: Request) {
         self.front.busy(&request.origin);
         let code = request.content.code.clone();
-        if request.content.store_history && !request.content.silent {
+        let counted = request.content.store_history && !request.content.silent;
+        if counted {
             self.count += 1;
             self.history.push(self.count, &code);
         }
-        let execution = self.count;
+        // A cell that is not counted has no `In [n]`, and must not take another's.
+        let execution = if counted { self.count } else { 0 };
         if !request.content.silent {
-            let input = ExecuteInput { code: code.clone(), execution_count: count(execution) };
+            let input = ExecuteInput { code: code.clone(), execution_count: count(self.count) };
             self.front.iopub(Some(&request.origin), input);
         }
         let prepared = self.prepare(&request, execution);
@@ -135,7 +135,7 @@ impl Kernel {
                 self.running = Some(prepared.with(request, execution));
                 self.advance();
             }
-            Err(error) => self.conclude(&request, execution, Err(error)),
+            Err(error) => self.conclude(&request, Err(error)),
         }
     }
 
@@ -155,15 +155,17 @@ impl Kernel {
     /// Takes the running cell's next step.
     pub(super) fn advance(&mut self) {
         let Some(running) = &mut self.running else { return };
-        if running.error.is_some() {
+        let done = running.shell.is_empty() && running.rust.is_none();
+        if running.interrupted && !done {
+            // Its processes had all ended when the interrupt came, between two of its steps.
+            running.error.get_or_insert(report::interrupted(Some(true)));
+        }
+        if running.error.is_some() || done {
             return self.finish();
         }
         if let Some(command) = running.shell.pop_front() {
             running.stage = Stage::Shell;
             return self.run_task(Task::Shell { command });
-        }
-        if running.rust.is_none() {
-            return self.finish();
         }
         match self.compiler.state() {
             State::Idle => self.evaluate(),
@@ -188,42 +190,67 @@ impl Kernel {
         let execution = running.execution;
         self.drop_waiting_analyses();
         let Some(running) = &mut self.running else { return };
-        // When the engine has just ended, this fails, and its end is the next event: the cell is
-        // in the stage that the event expects.
+        // When this fails, the engine has ended or is ended here, and its end is the next event: the
+        // cell is in the stage that the event expects.
         match self.compiler.request(|id| ToEngine::Evaluate { id, execution, code }) {
             Ok(id) => running.stage = Stage::Compiling(id),
             Err(error) => {
-                tracing::warn!(%error, "the engine ended before a request");
+                tracing::warn!(%error, "the engine cannot be asked");
                 running.stage = Stage::Compiling(0);
+                self.compiler.kill();
             }
         }
     }
 
     fn run_task(&mut self, task: Task) {
-        let Some(running) = &self.running else { return };
-        if let Err(error) = self.far.run(running.cell, task, true, &running.writers) {
-            tracing::warn!(%error, "the supervisor ended before a run");
+        let Some(running) = &mut self.running else { return };
+        let Err(error) = self.far.run(running.cell, task, true, &running.writers) else { return };
+        if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+            // The supervisor has ended; that is the next event, and finds the cell in its stage.
+            return;
+        }
+        running.error = Some(report::kernel(format!("the cell could not be handed to its process: {error}")));
+        match running.stage {
+            Stage::Running(id) => {
+                running.stage = Stage::Settling(id);
+                self.answer_runner(&ToRunner::Dropped);
+            }
+            _ => self.finish(),
         }
     }
 
     /// The runner has something to run.
     pub(super) fn on_runner(&mut self, message: FromRunner) {
-        let FromRunner::Run { library, function } = message;
+        let FromRunner::Run { library, function, epoch } = message;
+        self.state_lost_told = false;
+        if epoch != self.compiler.epoch() {
+            // Asked for by an engine that has died meanwhile; nobody waits for an answer.
+            return;
+        }
         match &mut self.running {
-            Some(running) if matches!(running.stage, Stage::Compiling(_)) && !running.interrupted => {
-                if let Stage::Compiling(id) = running.stage {
-                    running.stage = Stage::Running(id);
+            Some(Execution {
+                stage: stage @ (Stage::Compiling(_) | Stage::Settling(_)), interrupted: false, ..
+            }) => {
+                if let Stage::Compiling(id) | Stage::Settling(id) = *stage {
+                    *stage = Stage::Running(id);
                 }
                 self.run_task(Task::Call { library, function });
             }
-            // The engine's own warm-up, or a cell that is being interrupted: nothing runs.
-            _ => self.answer_runner(&ToRunner::Ran { panicked: false, failed: false, lost_variables: Vec::new() }),
+            // A cell that was interrupted while it was compiled: nothing of it runs.
+            _ => self.answer_runner(&ToRunner::Dropped),
         }
     }
 
-    fn answer_runner(&mut self, answer: &ToRunner) {
+    pub(super) fn answer_runner(&mut self, answer: &ToRunner) {
         if let Err(error) = self.compiler.runner().send(answer) {
             tracing::warn!(%error, "the runner ended before its answer");
+        }
+    }
+
+    /// Has evcxr forget the variables, once: a runner that was told leaves, and reads no second word.
+    pub(super) fn tell_state_lost(&mut self) {
+        if !std::mem::replace(&mut self.state_lost_told, true) {
+            self.answer_runner(&ToRunner::StateLost);
         }
     }
 
@@ -235,28 +262,39 @@ impl Kernel {
         };
         running.asking = None;
         running.error = running.error.take().or_else(|| report::outcome(&outcome, &self.sources));
+        let lost = is_lost(&outcome);
         match running.stage {
             Stage::Shell => {
-                if let Outcome::Died { restored: false, .. } | Outcome::Interrupted { restored: false } = outcome {
-                    self.answer_runner(&ToRunner::StateLost);
+                if lost {
+                    self.tell_state_lost();
                 }
                 self.advance();
             }
             Stage::Running(id) => {
-                running.stage = Stage::Compiling(id);
-                if let Outcome::Returned(report) = &outcome {
-                    running.results.extend(bundles(report));
+                running.stage = Stage::Settling(id);
+                match outcome {
+                    _ if lost => self.tell_state_lost(),
+                    Outcome::Returned(report) => {
+                        running.results.extend(bundles(&report));
+                        self.answer_runner(&ToRunner::Ran {
+                            panicked: report.panic.is_some(),
+                            failed: report.error.is_some(),
+                            lost_variables: report.lost_variables,
+                        });
+                    }
+                    _ => self.answer_runner(&ToRunner::Dropped),
                 }
-                let answer = runner_answer(outcome);
-                self.answer_runner(&answer);
             }
             Stage::Abandoned => {
-                if let Outcome::Died { restored: false, .. } | Outcome::Interrupted { restored: false } = outcome {
-                    self.answer_runner(&ToRunner::StateLost);
+                // The interrupt came too late, or there was nothing to go back to: the worker's
+                // variables are not those that the engine's successor knows.
+                if lost || matches!(outcome, Outcome::Returned(_)) {
+                    self.tell_state_lost();
+                    self.say_variables_lost();
                 }
                 self.finish();
             }
-            Stage::Between | Stage::WaitingForEngine | Stage::Compiling(_) => {
+            Stage::Between | Stage::WaitingForEngine | Stage::Compiling(_) | Stage::Settling(_) => {
                 tracing::warn!(?cell, "a task ended at an unexpected stage");
             }
         }
@@ -264,10 +302,14 @@ impl Kernel {
 
     /// The engine has done with the cell.
     pub(super) fn on_evaluated(&mut self, id: u64, verdict: Verdict) {
-        let Some(running) = &mut self.running else { return };
-        if running.stage != Stage::Compiling(id) {
-            return;
-        }
+        let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|running| [Stage::Compiling(id), Stage::Settling(id)].contains(&running.stage))
+        else {
+            // The answer to a cell that has failed meanwhile; the engine is free for the next.
+            return self.engine_free();
+        };
         match verdict {
             Verdict::Committed { display } => {
                 if !display.is_empty() {
@@ -276,7 +318,10 @@ impl Kernel {
             }
             Verdict::Rejected(rejection) => running.error = running.error.take().or(Some(report::rejected(rejection))),
             Verdict::RolledBack => {
-                running.error = running.error.take().or_else(|| Some(report::engine("the cell was not run")));
+                let interrupted = running.interrupted;
+                running.error = running.error.take().or_else(|| {
+                    Some(if interrupted { report::interrupted(None) } else { report::engine("the cell was not run") })
+                });
             }
         }
         running.stage = Stage::Between;
@@ -290,10 +335,10 @@ impl Kernel {
             running.stage
         });
         match stage {
-            Some(Stage::Compiling(_)) => self.compiler.kill(),
+            Some(Stage::Compiling(_)) => self.compiler.interrupt(),
             Some(Stage::WaitingForEngine) => self.fail(report::interrupted(None)),
             // Without a running cell, what earlier cells have left behind ends.
-            None | Some(Stage::Between | Stage::Shell | Stage::Running(_) | Stage::Abandoned) => {
+            None | Some(Stage::Between | Stage::Shell | Stage::Running(_) | Stage::Settling(_) | Stage::Abandoned) => {
                 if let Err(error) = self.far.send(&ToSupervisor::Interrupt) {
                     tracing::warn!(%error, "the supervisor ended before an interrupt");
                 }
@@ -301,74 +346,7 @@ impl Kernel {
         }
     }
 
-    /// The engine's process is gone; `successor` has taken its place.
-    pub(super) fn engine_ended(&mut self, successor: Successor) {
-        let kept = match successor {
-            Successor::Standby => "the definitions and variables from before this cell are there",
-            Successor::Fresh => "a new one was started; run the cells with your definitions again",
-            Successor::None => "it cannot be started again; restart the kernel",
-        };
-        let error = report::engine(format!("the compiler process ended unexpectedly; {kept}"));
-        let Some(running) = &mut self.running else {
-            if successor != Successor::Standby {
-                self.must_tell = Some(error);
-            }
-            return;
-        };
-        match running.stage {
-            Stage::Compiling(_) if running.interrupted => {
-                running.error = Some(report::interrupted(None));
-                self.finish();
-            }
-            Stage::Compiling(_) => self.fail(error),
-            // The worker's variables must not run ahead of what the successor knows: the run is
-            // ended and rolled back, and its answer is for nobody.
-            Stage::Running(_) => {
-                running.error = Some(error);
-                running.stage = Stage::Abandoned;
-                if let Err(error) = self.far.send(&ToSupervisor::Interrupt) {
-                    tracing::warn!(%error, "the supervisor ended too");
-                }
-            }
-            Stage::WaitingForEngine => self.advance(),
-            Stage::Between | Stage::Shell | Stage::Abandoned => {}
-        }
-    }
-
-    /// The far side is gone, and with it the worker and its variables.
-    pub(super) fn far_side_ended(&mut self) {
-        self.answer_runner(&ToRunner::StateLost);
-        let error =
-            report::kernel("the kernel's supervisor ended; all processes and variables are lost, run the cells again");
-        match &mut self.running {
-            None => self.must_tell = Some(error),
-            Some(running) => match running.stage {
-                Stage::Running(id) => {
-                    running.error = Some(error);
-                    running.stage = Stage::Compiling(id);
-                }
-                _ => self.fail(error),
-            },
-        }
-    }
-
-    /// The worker died between two cells, and its variables with it.
-    pub(super) fn state_lost(&mut self, how: Exit) {
-        self.answer_runner(&ToRunner::StateLost);
-        self.must_tell = Some(report::lost_between_cells(how));
-    }
-
-    /// The far side cannot do what it must, such as ending a process.
-    pub(super) fn far_side_failed(&mut self, message: &str) {
-        tracing::error!(message, "the supervisor has failed");
-        let error = report::kernel(format!("{message}; restart the kernel"));
-        match &mut self.running {
-            None => self.must_tell = Some(error),
-            Some(running) => running.error = running.error.take().or(Some(error)),
-        }
-    }
-
-    fn fail(&mut self, error: ReplyError) {
+    pub(super) fn fail(&mut self, error: ReplyError) {
         if let Some(running) = &mut self.running {
             running.error.get_or_insert(error);
             self.finish();
@@ -376,23 +354,23 @@ impl Kernel {
     }
 
     /// Delivers what was written, then the result or the error, then the reply.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         let Some(running) = self.running.take() else { return };
         self.deliver_all(running.cell);
-        let Execution { request, execution, results, error, refused, writers, .. } = running;
+        self.end_characters(running.cell);
+        let Execution { request, results, error, refused, writers, .. } = running;
         // From here on, only processes of the cell hold its sockets open.
         drop(writers);
         let error = error.or_else(|| refused.map(report::input_refused));
         if error.is_none() && !request.content.silent {
-            show::results(&self.front, &request.origin, execution, results);
+            show::results(&self.front, &request.origin, self.count, results);
         }
-        self.conclude(&request, execution, error.map_or(Ok(()), Err));
-        self.begin_next();
+        self.conclude(&request, error.map_or(Ok(()), Err));
     }
 
     /// Publishes the error, replies, and says that the kernel is idle.
-    fn conclude(&mut self, request: &Request, execution: u32, end: Result<(), ReplyError>) {
-        let mut reply = ExecuteReply { execution_count: count(execution), ..ExecuteReply::default() };
+    fn conclude(&mut self, request: &Request, end: Result<(), ReplyError>) {
+        let mut reply = ExecuteReply { execution_count: count(self.count), ..ExecuteReply::default() };
         reply.user_expressions = Some(show::user_expressions(&request.content));
         // What has been sent by now is queued behind the error. Taken before the reply goes out: a front
         // end that has the reply may send its next cell at once, and that one is not queued.
@@ -433,7 +411,7 @@ impl Kernel {
         }
     }
 
-    /// Whether this is the cell that is running, or the last that ran, for a process that reads.
+    /// The cell that is being worked on.
     pub(super) fn running_cell(&self) -> Option<CellId> {
         self.running.as_ref().map(|running| running.cell)
     }
@@ -443,16 +421,9 @@ fn count(execution: u32) -> jupyter_protocol::ExecutionCount {
     jupyter_protocol::ExecutionCount::new(execution as usize)
 }
 
-fn runner_answer(outcome: Outcome) -> ToRunner {
-    match outcome {
-        Outcome::Returned(report) => ToRunner::Ran {
-            panicked: report.panic.is_some(),
-            failed: report.error.is_some(),
-            lost_variables: report.lost_variables,
-        },
-        Outcome::Died { restored: false, .. } | Outcome::Interrupted { restored: false } => ToRunner::StateLost,
-        Outcome::NotRun { .. } | Outcome::Died { .. } | Outcome::Interrupted { .. } => ToRunner::Dropped,
-    }
+/// Whether the worker has lost its variables.
+fn is_lost(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Died { restored: false, .. } | Outcome::Interrupted { restored: false })
 }
 
 /// One value may be shown in several forms: forms that follow each other make one bundle, until

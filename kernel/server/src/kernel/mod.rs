@@ -6,6 +6,7 @@
 //! front end: what takes time is asked for by a message, and the answer is an event.
 
 mod compiler;
+mod deaths;
 mod execution;
 mod far;
 mod history;
@@ -100,6 +101,12 @@ struct Kernel {
     next_cell: u64,
     /// Something that happened between cells and that the next cell's person has to know.
     must_tell: Option<ReplyError>,
+    /// The runner was told that the variables are gone, and has not spoken since.
+    state_lost_told: bool,
+    /// How many supervisors in a row have not had a worker.
+    far_starts: u32,
+    /// The process that runs the cells.
+    worker: i32,
     buffer: Vec<u8>,
 }
 
@@ -145,6 +152,9 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         count: 0,
         next_cell: 0,
         must_tell: None,
+        state_lost_told: false,
+        far_starts: 0,
+        worker: 0,
         buffer: vec![0; 256 << 10],
     };
     kernel.run()
@@ -163,6 +173,7 @@ impl Kernel {
                 self.leave();
                 return Ok(());
             }
+            self.begin_next();
             self.send_ready_output(Instant::now());
         }
     }
@@ -252,17 +263,18 @@ impl Kernel {
     fn on_supervisor(&mut self) -> io::Result<()> {
         match self.far.receive() {
             Ok(Some(FromSupervisor::Ended { cell, outcome })) => self.on_ended(cell, outcome),
-            Ok(Some(FromSupervisor::WantsInput { pid })) => self.on_wants_input(pid),
+            Ok(Some(FromSupervisor::WantsInput { pid, of_this_task })) => self.on_wants_input(pid, of_this_task),
             Ok(Some(FromSupervisor::InputCancelled { pid })) => self.on_input_cancelled(pid),
-            Ok(Some(FromSupervisor::Worker { pid })) => tracing::debug!(pid = pid.0, "the worker"),
+            Ok(Some(FromSupervisor::Worker { pid })) => {
+                self.worker = pid.0;
+                self.far_starts = 0;
+            }
             Ok(Some(FromSupervisor::Processes { .. })) => {}
             Ok(Some(FromSupervisor::StateLost { how })) => self.state_lost(how),
             Ok(Some(FromSupervisor::Failed { message })) => self.far_side_failed(&message),
             end @ (Ok(None) | Err(_)) => {
                 tracing::error!(?end, "the supervisor ended");
-                let fresh = Far::start(&self.program, self.runtime.path())?;
-                std::mem::replace(&mut self.far, fresh).leave();
-                self.far_side_ended();
+                self.far_side_ended()?;
             }
         }
         Ok(())
@@ -299,6 +311,11 @@ impl Kernel {
     }
 
     fn on_runner_event(&mut self) -> io::Result<()> {
+        // The engine may have been replaced, and its runner with it, since poll(2) said so.
+        let mut runner = [PollFd::new(self.compiler.runner().as_fd(), PollFlags::POLLIN)];
+        if poll(&mut runner, PollTimeout::ZERO).is_ok_and(|ready| ready == 0) {
+            return Ok(());
+        }
         match self.compiler.runner().receive() {
             Ok(Some(received)) => self.on_runner(received.value),
             // The engine's end says what there is to say.
@@ -330,8 +347,40 @@ impl Kernel {
         publish(&self.front, &live.parent, live.output.take_all());
     }
 
+    /// At a cell's end, characters that the worker or a dead process has begun will never be whole.
+    fn end_characters(&mut self, cell: CellId) {
+        let Some(live) = self.outputs.get_mut(&cell) else { return };
+        let worker = self.worker;
+        let gone = |pid: i32| pid == worker || !Path::new(&format!("/proc/{pid}")).exists();
+        live.output.end_characters(gone);
+        publish(&self.front, &live.parent, live.output.take_all());
+    }
+
+    /// Ends what a dead supervisor or engine has left to us: everything below this process that is
+    /// neither the supervisor nor compiles.
+    fn end_strays(&self) {
+        for _ in 0..100 {
+            let mut spared = self.compiler.processes();
+            spared.push(self.far.pid());
+            let below = procfs::descendants(Pid::this()).into_iter();
+            let strays: Vec<Pid> = below
+                .filter(|stat| !stat.zombie && !spared.contains(&stat.identity.pid.as_raw()))
+                .map(|stat| stat.identity.pid)
+                .collect();
+            if strays.is_empty() {
+                return;
+            }
+            for stray in strays {
+                // One that has ended by itself in the meantime is not an error.
+                let _ = process::kill(stray, process::Signal::KILL);
+            }
+        }
+    }
+
     fn leave(mut self) {
         self.abort_queued();
+        self.fail(report::kernel("the kernel was shut down while the cell ran"));
+        self.drop_analyses();
         self.far.leave();
         self.compiler.leave();
         for (_, mut live) in std::mem::take(&mut self.outputs) {

@@ -100,12 +100,17 @@ impl Output {
 
     fn close(&mut self, index: usize, stream: Stream) {
         self.sources[index] = None;
-        self.text.end(stream);
+        self.text.end(|of, _| of == stream);
     }
 
     /// Text of the kernel's that belongs between the processes' output, such as a scripted answer.
     pub fn insert(&mut self, text: &str) {
         self.text.push(Stream::Stdout, text);
+    }
+
+    /// Gives up the characters that these writers have begun.
+    pub fn end_characters(&mut self, gone: impl Fn(i32) -> bool) {
+        self.text.end(|_, pid| gone(pid));
     }
 
     /// When [`Output::ready`] will have something, if nothing more is read.
@@ -211,9 +216,9 @@ impl Text {
     }
 
     /// The writers are gone: what they had begun will never be a character.
-    fn end(&mut self, stream: Stream) {
-        let broken = self.begun.extract_if(|key, _| key.0 == stream).count();
-        for _ in 0..broken {
+    fn end(&mut self, gone: impl Fn(Stream, i32) -> bool) {
+        let broken: Vec<Stream> = self.begun.extract_if(|key, _| gone(key.0, key.1)).map(|(key, _)| key.0).collect();
+        for stream in broken {
             self.push(stream, "\u{FFFD}");
         }
     }
@@ -297,7 +302,7 @@ mod tests {
         text.write(Stream::Stdout, 1, b"a\xffb\xfe\n");
         assert_eq!(texts(text.take_all()), ["a\u{FFFD}b\u{FFFD}\n"]);
         text.write(Stream::Stdout, 1, b"\xe2\x82");
-        text.end(Stream::Stdout);
+        text.end(|stream, pid| (stream, pid) == (Stream::Stdout, 1));
         assert_eq!(texts(text.take_all()), ["\u{FFFD}"]);
     }
 

@@ -92,6 +92,8 @@ fn panicked(panic: &Panic, sources: &Sources) -> ReplyError {
 
 fn describe(place: &Location) -> String {
     match place.execution {
+        // A cell that is not counted.
+        Some(0) => format!("line {}, column {}", place.line, place.column),
         Some(execution) => format!("In [{execution}], line {}, column {}", place.line, place.column),
         None => format!("{}, line {}, column {}", place.file, place.line, place.column),
     }

@@ -61,7 +61,7 @@ impl Kernel {
     fn on_message(&mut self, incoming: Incoming) -> Flow {
         let incoming = match execute_request(incoming) {
             Ok(request) => {
-                self.enqueue(request);
+                self.queue.push_back(request);
                 return Flow::Continue;
             }
             Err(other) => *other,

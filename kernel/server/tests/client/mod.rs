@@ -12,6 +12,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
+mod installed;
 mod kernel;
 mod run;
 
@@ -23,6 +24,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
+pub use installed::{children, data, eventually, is_alive, kill, start};
 pub use kernel::{Kernel, connection_file};
 pub use run::{Options, Run};
 
