@@ -152,7 +152,8 @@ impl Supervisor {
                 if !self.type_next()? {
                     self.keyboard.asked = Some(pid);
                     self.keyboard.missed = 0;
-                    self.tell(&FromSupervisor::WantsInput { pid: pid.into() })?;
+                    let of_this_task = self.of_this_task(pid, &everybody);
+                    self.tell(&FromSupervisor::WantsInput { pid: pid.into(), of_this_task })?;
                 }
             }
             (None, None) => {}
@@ -172,6 +173,18 @@ impl Supervisor {
             return waits(asked).then_some(asked);
         }
         everybody.iter().map(|process| process.identity.pid).find(|pid| waits(*pid))
+    }
+
+    /// Whether the running task has started a process: neither it nor an ancestor of it was there
+    /// before the task. Of an orphan the ancestors are not known any more, so one that a left-over
+    /// has started during this task, and left, counts as this task's.
+    fn of_this_task(&self, pid: Pid, everybody: &[Stat]) -> bool {
+        let Phase::Busy { before, .. } = &self.phase else { return false };
+        let find = |pid: Pid| everybody.iter().find(|process| process.identity.pid == pid);
+        // The looks at the single processes are not one look, so what they say of parents could
+        // be a circle: nobody has more ancestors than there are processes.
+        let line = std::iter::successors(find(pid), |process| process.parent.and_then(find)).take(everybody.len());
+        !line.into_iter().any(|process| before.contains(&process.identity))
     }
 
     /// The reader that the server was told of was not seen waiting.

@@ -132,6 +132,16 @@ CELL(late_writer) {
     wait(0);
     return store;
 }
+/* A left-over in another session that reads a line, then has a child of its own read one. */
+CELL(late_family) {
+    if (!fork()) {
+        char b[9];
+        setsid();
+        if (read(0, b, 9) > 0) { if (!fork()) { if (read(0, b, 9) < 0) abort(); _exit(0); } wait(0); }
+        _exit(0);
+    }
+    return store;
+}
 CELL(waits_for_all) { while (wait(0) > 0) ; number(errno == ECHILD); return store; }
 CELL(spins_with_company) {
     for (int i = 0; i < 3; i++) linger();

@@ -135,8 +135,13 @@ impl FarSide {
     }
 
     pub fn wants_input(&mut self) -> i32 {
+        self.asked().0
+    }
+
+    /// Waits for a reader: its pid, and whether the running task has started it.
+    pub fn asked(&mut self) -> (i32, bool) {
         match self.next() {
-            FromSupervisor::WantsInput { pid } => pid.0,
+            FromSupervisor::WantsInput { pid, of_this_task } => (pid.0, of_this_task),
             other => panic!("a reader was to be found, not {other:?}"),
         }
     }

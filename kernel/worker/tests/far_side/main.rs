@@ -206,6 +206,32 @@ fn any_process_may_read_from_the_person() {
 }
 
 #[test]
+fn a_reader_is_of_the_running_task_or_a_left_over() {
+    let mut far = FarSide::start();
+    let cell = far.shell("read x");
+    let (_, of_this_task) = far.asked();
+    assert!(of_this_task);
+    far.send(&ToSupervisor::EndOfInput);
+    far.returned(&cell);
+    let cell = far.call("late_family");
+    far.ended_among_readers(&cell);
+    let (parent, of_this_task) = far.asked();
+    assert!(!of_this_task, "no task runs");
+    let cell = far.shell("sleep 1000");
+    assert!(matches!(far.next(), FromSupervisor::InputCancelled { pid } if pid.0 == parent));
+    assert_eq!(far.asked(), (parent, false), "it was there before the task");
+    far.send(&ToSupervisor::Input { text: "go\n".to_owned() });
+    let (child, of_this_task) = far.asked();
+    assert_ne!(child, parent);
+    assert!(!of_this_task, "a left-over has started it");
+    far.send(&ToSupervisor::Interrupt);
+    let cancelled = far.next();
+    assert!(matches!(cancelled, FromSupervisor::InputCancelled { pid } if pid.0 == child), "{cancelled:?}");
+    far.worker();
+    assert!(matches!(far.ended(&cell), Outcome::Interrupted { restored: true }));
+}
+
+#[test]
 fn each_blocked_read_is_said_once_and_two_readers_one_after_the_other() {
     let mut far = FarSide::start();
     let mut cell = far.call("two_readers");
