@@ -11,6 +11,11 @@
 //! - Two readers: the terminal wakes both, one gets the line. The other is found at the next look,
 //!   and asks in its turn.
 //!
+//! Not seen: a thread that waits for the terminal in epoll_wait(2), epoll_pwait(2) or by an io_uring.
+//! What such a thread waits for is not among the call's arguments, so it looks like one that waits
+//! for anything else, and nobody is asked; it gets what is typed for another. Programs that poll
+//! their standard input that way are rare: Rust's runtimes read it with a blocking read in a thread.
+//!
 //! Looks begin 5 ms after a task does, and their pace follows their price: see [`COST`].
 
 use std::collections::VecDeque;
