@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use forklab_sys::channel::{Channel, Received};
@@ -34,6 +34,9 @@ use life::{After, Checkpoint};
 /// The name of the socket in the kernel's runtime directory.
 const SOCKET: &str = "supervisor.sock";
 
+/// The longest path of a socket, in bytes: `sun_path` of unix(7), and a zero at its end.
+const LONGEST_SOCKET: usize = 107;
+
 /// How long a worker may take to say half a message; all of ours come in one piece.
 const PATIENCE_FOR_A_MESSAGE: Duration = Duration::from_secs(5);
 
@@ -45,12 +48,42 @@ type Connection = Channel<ToWorker, FromWorker>;
 ///
 /// # Errors
 /// When the system does not give what the supervisor stands on: a terminal, a socket, signals; or
-/// when the first worker cannot be started.
+/// when the first worker cannot be started. The server has then been told why.
 pub fn main(server: UnixStream, runtime_dir: PathBuf) -> io::Result<()> {
-    let mut supervisor = Supervisor::start(server, runtime_dir)?;
+    let last_words: Server = Channel::new(server.try_clone()?);
+    let mut supervisor = Supervisor::start(server, &runtime_dir).inspect_err(|error| {
+        // Where the server has gone, there is nobody to tell.
+        let _ = last_words.send(&FromSupervisor::Failed { message: error.to_string() });
+    })?;
+    drop(last_words);
     let result = supervisor.run();
     supervisor.end_everything();
     result
+}
+
+/// Opens the socket to which the worker comes with its reports.
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    let len = socket.as_os_str().len();
+    if len > LONGEST_SOCKET {
+        let path = socket.display();
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "the path of the kernel's socket has {len} bytes, and the system takes {LONGEST_SOCKET}: {path}; \
+                 set TMPDIR to a directory with a shorter path"
+            ),
+        ));
+    }
+    // One that was killed leaves its socket behind, and the one that follows it gets the same
+    // directory. It is this kernel's alone, so what lies there is a predecessor's. For the same
+    // reason nobody removes the socket when he leaves: a successor may have made his by then.
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 struct Supervisor {
@@ -107,7 +140,7 @@ enum Event {
 }
 
 impl Supervisor {
-    fn start(server: UnixStream, runtime_dir: PathBuf) -> io::Result<Supervisor> {
+    fn start(server: UnixStream, runtime_dir: &Path) -> io::Result<Supervisor> {
         role::set_name(c"supervisor");
         role::adopt_orphans()?;
         // An orphan that signals its parent, as children do, signals us. And a Ctrl-C at the
@@ -117,8 +150,7 @@ impl Supervisor {
         // Belt and braces: the closed channel tells of the server's death too.
         role::receive_when_parent_dies(Signal::TERM)?;
         let socket = runtime_dir.join(SOCKET);
-        let listener = UnixListener::bind(&socket)?;
-        listener.set_nonblocking(true)?;
+        let listener = listen(&socket)?;
         let pty = Pty::open()?;
         let (worker, connection) = life::spawn(&socket, &pty)?;
         Ok(Supervisor {

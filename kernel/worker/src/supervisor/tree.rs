@@ -147,6 +147,5 @@ impl Supervisor {
     pub fn end_everything(&mut self) {
         // Nobody is left to be told of what goes wrong here.
         let _ = self.end_tree(&Spared::default());
-        let _ = std::fs::remove_file(&self.socket);
     }
 }

@@ -143,6 +143,8 @@ CELL(late_family) {
     return store;
 }
 CELL(waits_for_all) { while (wait(0) > 0) ; number(errno == ECHILD); return store; }
+/* Deaf to what the closing of its terminal sends. */
+CELL(spins) { signal(SIGHUP, SIG_IGN); say("spinning\n"); for (;;) ; }
 CELL(spins_with_company) {
     for (int i = 0; i < 3; i++) linger();
     if (!fork()) { raise(SIGSTOP); _exit(0); }

@@ -91,6 +91,13 @@ impl FarSide {
         let mark = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(format!("forklab-far-side-{mark}"));
         std::fs::create_dir(&directory).expect("a new directory");
+        let mut far = FarSide::start_in(directory, mark);
+        far.worker();
+        far
+    }
+
+    /// Starts a supervisor in a directory that is there, and waits for nothing.
+    pub fn start_in(directory: PathBuf, mark: String) -> FarSide {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let supervisor = Command::new(env!("CARGO_BIN_EXE_forklab-far-side"))
             .arg("supervisor")
@@ -100,9 +107,17 @@ impl FarSide {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .expect("the supervisor starts");
-        let mut far = FarSide { channel: Some(Channel::new(ours)), supervisor, directory, mark, cells: 0 };
-        far.worker();
-        far
+        FarSide { channel: Some(Channel::new(ours)), supervisor, directory, mark, cells: 0 }
+    }
+
+    /// Kills the supervisor, and starts another in the same place.
+    pub fn replace_supervisor(&mut self) {
+        self.supervisor.kill().expect("it is ours");
+        self.supervisor.wait().expect("it is ours");
+        let left = std::mem::take(&mut self.directory);
+        // What is replaced looks for processes of its mark and removes its directory: it has none.
+        let mark = std::mem::replace(&mut self.mark, "none".to_owned());
+        *self = FarSide::start_in(left, mark);
     }
 
     /// Where the worker reports.

@@ -184,6 +184,29 @@ fn the_end_of_the_channel_ends_everything() {
 }
 
 #[test]
+fn a_killed_supervisor_takes_the_worker_along_and_leaves_room_for_another() {
+    let mut far = FarSide::start();
+    far.run("count");
+    far.run_to_death("crashes");
+    // A worker that computes on sees no channel close; and this one was a checkpoint before.
+    far.call("spins").until_stdout("spinning");
+    far.replace_supervisor();
+    far.worker();
+    until("the old worker and its checkpoint end", || far.marked().len() == 3);
+    assert_eq!(far.run("count").0.stdout(), "1\n", "a fresh worker has no variables");
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_said() {
+    let folder = std::env::temp_dir().join(format!("forklab-far-side-{}-{}", "long".repeat(30), std::process::id()));
+    std::fs::create_dir(&folder).expect("a new directory");
+    let mut far = FarSide::start_in(folder.clone(), "too-long".to_owned());
+    let FromSupervisor::Failed { message } = far.next() else { panic!("it cannot start") };
+    assert!(message.contains(&*far.socket().to_string_lossy()), "{message}");
+    assert!(message.ends_with("set TMPDIR to a directory with a shorter path"), "{message}");
+}
+
+#[test]
 fn any_process_may_read_from_the_person() {
     let mut far = FarSide::start();
     let worker = far.run("own_pid").0.numbers()[0];
