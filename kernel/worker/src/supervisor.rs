@@ -95,7 +95,7 @@ struct Supervisor {
     socket: PathBuf,
     pty: Pty,
     worker: Pid,
-    /// How the present worker ended, between its reaping and what is done about it.
+    /// How the present worker ended, from its reaping until there is another.
     worker_ended: Option<ExitStatus>,
     /// To the present worker. None while it runs a task.
     connection: Option<Connection>,
@@ -190,7 +190,7 @@ impl Supervisor {
                 Event::Screen => self.pty.discard_output()?,
                 Event::Clock => self.on_clock()?,
             }
-            if let Some(status) = self.worker_ended.take() {
+            if let Some(status) = self.worker_ended {
                 self.on_worker_ended(status)?;
             }
         }

@@ -96,20 +96,31 @@ impl Supervisor {
         let line = descriptors.into_iter().next().map(UnixStream::from);
         let pid = checkpoint.and_then(|pid| Pid::from_raw(pid.0));
         let fresh = pid.zip(line).map(|(pid, line)| Checkpoint { pid, line });
-        let before = std::mem::replace(&mut self.phase, Phase::Idle);
-        // The commit: from here on a rollback leads to this moment.
-        self.drop_checkpoint();
-        self.checkpoint = fresh;
-        self.failed_starts = 0;
-        match (before, ended) {
+        match (std::mem::replace(&mut self.phase, Phase::Idle), ended) {
             (Phase::Busy { cell, .. }, Some(outcome)) => {
+                self.commit(fresh);
                 self.end_of_task()?;
                 self.tell(&FromSupervisor::Ended { cell, outcome })?;
             }
-            (Phase::Starting { after, woken, .. }, None) => self.settle_accounts(after, woken)?,
-            _ => self.end_worker(),
+            (Phase::Starting { after, woken, .. }, None) => {
+                self.commit(fresh);
+                self.settle_accounts(after, woken)?;
+            }
+            // No worker of ours says this now: user code speaks in its name, and is not to be
+            // trusted. What the server is owed stays owed until the worker is reaped.
+            (before, _) => {
+                self.phase = before;
+                self.end_worker();
+            }
         }
         self.run_queued()
+    }
+
+    /// From here on a rollback leads to this moment.
+    fn commit(&mut self, fresh: Option<Checkpoint>) {
+        self.drop_checkpoint();
+        self.checkpoint = fresh;
+        self.failed_starts = 0;
     }
 
     /// A new worker is there: says so, and what became of the task in which the old one died.

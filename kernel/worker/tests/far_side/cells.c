@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -94,6 +95,17 @@ CELL(thread_panics) {
     return store;
 }
 
+/* Speaks to the supervisor as the worker, and says what no worker says after a task. */
+CELL(speaks_out_of_turn) {
+    const char *message = "{\"Ready\":{\"ended\":null,\"checkpoint\":null}}";
+    unsigned len = strlen(message);
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", getenv("FORKLAB_TEST_SOCKET"));
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (connect(fd, (struct sockaddr *)&address, sizeof address)) abort();
+    if (write(fd, &len, 4) < 0 || write(fd, message, len) < 0) abort();
+    for (;;) pause();
+}
 CELL(exits) { say("last words"); exit(3); }
 CELL(execs) { execlp("echo", "echo", "another program", (char *)0); abort(); }
 CELL(crashes) { *(volatile int *)0 = 1; return store; }

@@ -103,6 +103,7 @@ impl FarSide {
             .arg("supervisor")
             .arg(&directory)
             .env("FORKLAB_TEST_MARK", &mark)
+            .env("FORKLAB_TEST_SOCKET", directory.join("supervisor.sock"))
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()

@@ -339,6 +339,14 @@ fn nobody_but_the_worker_can_report_for_it() {
 }
 
 #[test]
+fn a_cell_that_speaks_for_the_worker_dies_and_its_task_ends() {
+    let mut far = FarSide::start();
+    far.run("count");
+    assert!(killed_by(9)(far.run_to_death("speaks_out_of_turn").1));
+    assert_eq!(far.run("count").0.stdout(), "2\n");
+}
+
+#[test]
 fn a_shell_line_can_be_interrupted_and_a_report_may_be_large() {
     let mut far = FarSide::start();
     let mut cell = far.shell("echo ready; sleep 1000 & sleep 1000");
