@@ -18,4 +18,6 @@ pub mod worker;
 pub mod host;
 mod report;
 
+mod limits;
+
 mod display;

@@ -14,6 +14,7 @@ use forklab_sys::process::{Pid, exit_now};
 
 use crate::display;
 use crate::host::{Host, Text, VERSION};
+use crate::limits::{self, Shown};
 use crate::messages::{Location, Panic, Report};
 
 /// The table that every shared object is given.
@@ -22,6 +23,7 @@ pub static HOST: Host =
 
 static COLLECTED: Mutex<Collected> = Mutex::new(Collected {
     report: Report { panic: None, error: None, displays: Vec::new(), lost_variables: Vec::new(), shell: None },
+    shown: Shown::nothing(),
     held: None,
     diversion: None,
     loaded: Vec::new(),
@@ -35,6 +37,8 @@ static CHILD_STATUS: AtomicI32 = AtomicI32::new(0);
 
 struct Collected {
     report: Report,
+    /// How much the report shows.
+    shown: Shown,
     held: Option<HeldPanic>,
     diversion: Option<Diversion>,
     loaded: Vec<Loaded>,
@@ -69,6 +73,7 @@ pub fn begin(library: &Library, function: Function) {
     let origins = library.origins();
     let mut collected = collected();
     collected.report = Report::default();
+    collected.shown = Shown::nothing();
     collected.held = None;
     collected.loaded.push(Loaded { function, origins });
     CHILD_STATUS.store(0, Ordering::Relaxed);
@@ -80,6 +85,8 @@ pub fn finish() -> Report {
     let mut collected = collected();
     collected.end_diversion();
     collected.tell_held();
+    let rest = std::mem::take(&mut collected.shown).rest();
+    collected.report.displays.extend(rest);
     std::mem::take(&mut collected.report)
 }
 
@@ -106,13 +113,14 @@ extern "C" fn panicked(message: Text, len: usize) {
     let mut collected = collected();
     collected.end_diversion();
     let location = collected.held.take().map(|held| held.location);
-    collected.report.panic = Some(Panic { message: message.copy(len), location });
+    let message = limits::message(message.copy(len), "the panic's message");
+    collected.report.panic = Some(Panic { message, location });
 }
 
 extern "C" fn failed(error: Text, len: usize) {
     let error = error.copy(len);
     if in_worker() {
-        collected().report.error = Some(error);
+        collected().report.error = Some(limits::message(error, "the error's text"));
     } else {
         CHILD_STATUS.store(1, Ordering::Relaxed);
         write_error_at_once(format!("process {}: error: {error}\n", Pid::this()).as_bytes());
@@ -188,7 +196,7 @@ extern "C" fn display_end() {
 
 fn show(mime: String, content: String) {
     if in_worker() {
-        collected().report.displays.push((mime, content));
+        collected().show(mime, content);
     } else {
         print_display(&mime, &content);
     }
@@ -232,10 +240,15 @@ impl Collected {
         // Where standard output is closed, there is nobody to tell.
         let _ = write_output(cut.output.as_bytes());
         if in_worker() {
-            self.report.displays.extend(cut.displays);
+            cut.displays.into_iter().for_each(|(mime, content)| self.show(mime, content));
         } else {
             cut.displays.iter().for_each(|(mime, content)| print_display(mime, content));
         }
+    }
+
+    fn show(&mut self, mime: String, content: String) {
+        let admitted = self.shown.admit((mime, content));
+        self.report.displays.extend(admitted);
     }
 
     /// From the generated source to the cell. The file's name is a text within the object whose

@@ -76,11 +76,25 @@ CELL(shows) {
     say("EVCXR_BEGIN_CONTENT text/html\n");
     return store;
 }
-CELL(shows_much) {
-    size_t len = 20 << 20;
+static char *many(size_t len) {
     char *text = malloc(len);
     memset(text, 'x', len);
+    return text;
+}
+CELL(shows_much) {
+    size_t len = 7 << 20;
+    FORKLAB_HOST->display(TEXT("image/svg+xml"), many(len), len);
+    return store;
+}
+/* Longer than a frame may be. */
+CELL(shows_too_much) {
+    size_t len = 300 << 20;
+    char *text = many(len);
     FORKLAB_HOST->display(TEXT("image/svg+xml"), text, len);
+    FORKLAB_HOST->display(TEXT("text/plain"), text, len);
+    FORKLAB_HOST->display(TEXT("text/html"), text, len);
+    FORKLAB_HOST->failed(text, len);
+    FORKLAB_HOST->panicked(text, len);
     free(text);
     return store;
 }

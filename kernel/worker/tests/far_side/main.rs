@@ -355,7 +355,25 @@ fn a_shell_line_can_be_interrupted_and_a_report_may_be_large() {
     far.worker();
     assert!(matches!(far.ended(&cell), Outcome::Interrupted { restored: true }));
     assert_eq!(far.processes(), [0; 0]);
-    assert_eq!(far.run("shows_much").1.displays[0].1.len(), 20 << 20);
+    assert_eq!(far.run("shows_much").1.displays[0].1.len(), 7 << 20);
+}
+
+#[test]
+fn what_is_too_long_for_a_report_is_cut_and_says_so() {
+    let mut far = FarSide::start();
+    let report = far.run("shows_too_much").1;
+    let [(first, image), (second, text), (third, rest)] = &report.displays[..] else { panic!("not three displays") };
+    assert_eq!([first, second, third], ["text/plain"; 3]);
+    assert!(image.starts_with("[not shown: the value's image/svg+xml has 314572800 bytes"), "{image}");
+    let (shown, note) = text.rsplit_once('\n').expect("text and a note");
+    assert_eq!(note, format!("… [cut: the value's text has 314572800 bytes, {} are shown]", shown.len()));
+    assert!(shown.len() > 8_000_000 && text.len() <= 8 << 20);
+    assert!(rest.starts_with("… [cut: 1 more"), "{rest}");
+    let end = "… [cut: the error's text has 314572800 bytes, 65536 are shown]";
+    assert!(report.error.is_some_and(|error| error.ends_with(end)));
+    let end = "… [cut: the panic's message has 314572800 bytes, 65536 are shown]";
+    assert!(report.panic.is_some_and(|panic| panic.message.ends_with(end)));
+    assert_eq!(far.run("shows_much").1.displays.len(), 1, "each cell has its own limit");
 }
 
 #[test]
