@@ -282,6 +282,19 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// Has a function called when this process leaves by exit(3), after all that are registered later:
+/// atexit(3). Forked children inherit the wish. Neither _exit(2) nor a signal's death calls it.
+///
+/// # Errors
+/// `OutOfMemory` when the list cannot grow.
+pub fn at_exit(function: extern "C" fn()) -> io::Result<()> {
+    // SAFETY: atexit(3) keeps the address of a function, and those of a program stay for its life.
+    match unsafe { libc::atexit(function) } {
+        0 => Ok(()),
+        _ => Err(io::ErrorKind::OutOfMemory.into()),
+    }
+}
+
 /// Waits until a child has ended and leaves it a zombie, to be reaped later.
 ///
 /// # Errors

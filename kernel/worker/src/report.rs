@@ -5,12 +5,13 @@
 //! what it has to say on its own stdout and stderr. The lock is never held while user code runs,
 //! but a thread may hold it while another forks: so a child never waits for it.
 
+use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use forklab_sys::descriptors::{Diversion, flush_c_streams, write_error_at_once, write_output};
 use forklab_sys::generated::{Function, Library, Origin};
-use forklab_sys::process::{Pid, exit_now};
+use forklab_sys::process::{Pid, at_exit, exit_now};
 
 use crate::display;
 use crate::host::{Host, Text, VERSION};
@@ -45,6 +46,10 @@ struct Collected {
 }
 
 /// A panic of the worker's main thread of which it is not known yet whether somebody catches it.
+///
+/// One that the cell has caught is printed when the function returns or the next panic comes, or when the
+/// cell leaves by exit(3). It is lost when the worker ends without a chance to print: by _exit(2), by
+/// a signal (abort(3), a crash, an interrupt) or in another program, by exec(3).
 struct HeldPanic {
     text: String,
     location: Location,
@@ -55,6 +60,24 @@ struct HeldPanic {
 struct Loaded {
     function: Function,
     origins: Vec<Origin>,
+}
+
+/// Once in the life of a worker's program; its copies inherit it.
+///
+/// # Errors
+/// Those of [`at_exit`].
+pub fn prepare() -> io::Result<()> {
+    at_exit(leaving)
+}
+
+/// The cell has called exit(3), in whichever thread and process.
+extern "C" fn leaving() {
+    // Another thread may hold the lock, and it may wait for this one.
+    if in_worker()
+        && let Ok(mut collected) = COLLECTED.try_lock()
+    {
+        collected.tell_held();
+    }
 }
 
 /// This process is the worker from now on.

@@ -36,6 +36,7 @@ pub fn main() -> io::Result<()> {
     let supervisor: Supervisor = Channel::new(UnixStream::from(take_standard_input()?));
     role::set_name(c"forklab");
     signals::reset_inherited();
+    report::prepare()?;
     pty::new_session()?;
     let null = null()?;
     set_standard(None, Some(null.as_fd()), Some(null.as_fd()))?;

@@ -67,6 +67,7 @@ CELL(child_panics) {
 }
 CELL(panics) { seen("boom"); FORKLAB_HOST->panicked(TEXT("boom")); return store; }
 CELL(catches_a_panic) { seen("caught"); return store; }
+CELL(catches_a_panic_and_exits) { seen("caught"); if (!fork()) exit(0); wait(0); exit(3); }
 CELL(fails) { FORKLAB_HOST->failed(TEXT("no such thing")); return store; }
 CELL(shows) {
     FORKLAB_HOST->display(TEXT("text/plain"), TEXT("one"));

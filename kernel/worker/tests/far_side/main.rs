@@ -95,6 +95,15 @@ fn a_dead_worker_is_restored_with_its_variables() {
 }
 
 #[test]
+fn a_caught_panic_is_printed_when_the_cell_exits() {
+    let mut far = FarSide::start();
+    let (mut cell, how, _) = far.run_to_death("catches_a_panic_and_exits");
+    assert_eq!(how, Exit::Exited(3));
+    let text = cell.stderr();
+    assert_eq!(text.matches(" panicked at In [7], line 2, column 5:\ncaught\n").count(), 1, "{text}");
+}
+
+#[test]
 fn without_a_checkpoint_the_state_is_gone_and_said_to_be() {
     let mut far = FarSide::start();
     far.run("count");
