@@ -175,7 +175,7 @@ CELL(spins) { signal(SIGHUP, SIG_IGN); say("spinning\n"); for (;;) ; }
 CELL(spins_with_company) {
     for (int i = 0; i < 3; i++) linger();
     if (!fork()) { raise(SIGSTOP); _exit(0); }
-    if (!fork()) for (int i = 0; ; i++) { if (i < 300 && !fork()) pause(); usleep(1000); }
+    if (!fork()) for (int i = 0; ; i++) { if (i < 150 && !fork()) pause(); usleep(1000); }
     if (!fork()) { signal(SIGTERM, SIG_IGN); signal(SIGINT, SIG_IGN); for (;;) pause(); }
     say("spinning\n");
     for (;;) ;
@@ -220,7 +220,7 @@ CELL(lowers_its_limit) {
 }
 CELL(closes_everything) { for (int fd = 0; fd < 4096; fd++) close(fd); return store; }
 CELL(forks_much) {
-    for (int i = 0; i < 2000; i++) { pid_t p = fork(); if (!p) return store; waitpid(p, 0, 0); }
+    for (int i = 0; i < 200; i++) { pid_t p = fork(); if (!p) return store; waitpid(p, 0, 0); }
     return store;
 }
 
@@ -269,12 +269,13 @@ CELL(orphans_signal_their_parent) {
     }
     return store;
 }
-/* Processes that fork and leave, again and again: gone before one can aim. */
+/* Processes that fork and leave, again and again: gone before one can aim. Not more than 200 in all,
+ * so each stays for a moment, or they would be over before anybody has looked. */
 CELL(comets) {
     int *left = mmap(0, sizeof *left, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    *left = 30000; /* Should nobody end them. */
+    *left = 190;
     for (int i = 0; i < 8; i++) {
-        if (!fork()) { setsid(); while (__sync_sub_and_fetch(left, 1) > 0) if (fork() > 0) _exit(0); _exit(0); }
+        if (!fork()) { setsid(); while (__sync_sub_and_fetch(left, 1) > 0) { usleep(500); if (fork() > 0) _exit(0); } _exit(0); }
     }
     say("rising\n");
     return store;

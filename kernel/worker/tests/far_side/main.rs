@@ -401,7 +401,7 @@ fn a_cell_may_use_up_or_close_every_descriptor() {
 }
 
 #[test]
-fn two_thousand_forks_that_fall_off_the_end() {
+fn two_hundred_forks_that_fall_off_the_end() {
     let mut far = FarSide::start();
     far.run("forks_much");
     assert_eq!(far.processes(), [0; 0]);
