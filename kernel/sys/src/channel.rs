@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recv, recvmsg, sendmsg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -110,6 +110,30 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         Ok(Some(Received { value, descriptors }))
     }
 
+    /// The value that the next [`Channel::receive`] returns, if all of it has come. It stays there,
+    /// and so do its descriptors.
+    ///
+    /// # Errors
+    /// `InvalidData` when the frame is not a value of the channel's type, or those of recv(2).
+    pub fn peek(&self) -> io::Result<Option<R>> {
+        let mut length = [0; 4];
+        if !self.look_at(&mut length)? {
+            return Ok(None);
+        }
+        let mut frame = vec![0; 4 + (u32::from_le_bytes(length) as usize).min(MAX_FRAME)];
+        let complete = self.look_at(&mut frame)?;
+        Ok(if complete { Some(serde_json::from_slice(&frame[4..])?) } else { None })
+    }
+
+    /// Copies what has come. `false` when it is less than asked for.
+    fn look_at(&self, bytes: &mut [u8]) -> io::Result<bool> {
+        match recv(self.stream.as_raw_fd(), bytes, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            Ok(count) => Ok(count == bytes.len()),
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR | nix::errno::Errno::ECONNRESET) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn receive_first(&self, length: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
         let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
         loop {
@@ -163,6 +187,23 @@ mod tests {
         assert_eq!(text, "through");
         drop(a);
         assert!(b.receive()?.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_value_that_is_looked_at_is_still_to_come() -> io::Result<()> {
+        let (a, b) = Channel::<String, String>::pair()?;
+        let (a, b) = (Channel::<String, u8>::new(a), Channel::<u8, String>::new(b));
+        assert_eq!(b.peek()?, None);
+        let (_reader, writer) = io::pipe()?;
+        a.send_with(&"first".to_owned(), &[writer.as_fd()])?;
+        a.send(&"second".to_owned())?;
+        assert_eq!(b.peek()?.as_deref(), Some("first"));
+        let first = b.receive()?.expect("the channel is open");
+        assert_eq!((first.value.as_str(), first.descriptors.len()), ("first", 1));
+        assert_eq!(b.receive()?.expect("the channel is open").value, "second");
+        drop(a);
+        assert_eq!(b.peek()?, None);
         Ok(())
     }
 
