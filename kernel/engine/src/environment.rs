@@ -9,9 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use forklab_sys::alone::set_variable;
+use forklab_sys::process::Pid;
 
 /// Set for cargo's children: the binary is called in rustc's place.
 pub const WRAPPER_VARIABLE: &str = "FORKLAB_RUSTC_WRAPPER";
+
+/// The pid of the engine for which cargo works.
+pub const ENGINE_VARIABLE: &str = "FORKLAB_ENGINE";
 
 /// Taken away: they would make cargo build something else or elsewhere, or evcxr believe that it is
 /// its own child.
@@ -53,6 +57,11 @@ impl Places {
         self.build.join(".forklab-rehearsal")
     }
 
+    /// Where runners keep the number of the last reset.
+    pub fn epoch(&self) -> PathBuf {
+        self.build.join(".forklab-epoch")
+    }
+
     /// Where evcxr looks for a person's configuration, which would change what cells mean.
     fn configuration(&self) -> PathBuf {
         self.build.join(".forklab-configuration")
@@ -72,7 +81,16 @@ pub fn set(places: &Places) -> io::Result<()> {
     set_variable("EVCXR_CONFIG_DIR", Some(places.configuration().as_os_str()))?;
     set_variable("RUSTC_WORKSPACE_WRAPPER", Some(binary.as_os_str()))?;
     set_variable(WRAPPER_VARIABLE, Some(OsStr::new("1")))?;
-    set_variable("CARGO_TERM_PROGRESS_WHEN", Some(OsStr::new("never")))
+    set_variable("CARGO_TERM_PROGRESS_WHEN", Some(OsStr::new("never")))?;
+    name_engine()
+}
+
+/// Tells cargo's children that they work for this process.
+///
+/// # Errors
+/// `ResourceBusy` when there is more than one thread.
+pub fn name_engine() -> io::Result<()> {
+    set_variable(ENGINE_VARIABLE, Some(OsStr::new(&Pid::this().to_string())))
 }
 
 /// The file that this process runs.

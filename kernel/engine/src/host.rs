@@ -1,5 +1,6 @@
 //! The engine's process: takes requests from the server, has evcxr work on them, and answers.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -9,16 +10,17 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
-use evcxr::CommandContext;
+use evcxr::{CommandContext, EvalOutputs};
 use forklab_sys::alone;
 use forklab_sys::channel::Channel;
 use forklab_sys::process::{self, Pid, Signal};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use forklab_sys::role;
 
 use crate::environment::{self, Places};
 use crate::messages::{FromEngine, Rejection, ToEngine, Verdict};
-use crate::noise::Noise;
+use crate::noise::{Noise, panic_message};
 use crate::origins::Cell;
 use crate::render;
 use crate::runner::DROPPED_MESSAGE;
@@ -26,8 +28,12 @@ use crate::standby::{self, Standby};
 use crate::start::{self, HiddenStd, Started};
 use crate::template::Data;
 
-/// The status with which an engine leaves whose state may be broken by a panic.
+/// The status with which an engine leaves that cannot go on, and that of one whose state may be
+/// broken by a panic.
+const FAILED: i32 = 1;
 const BROKEN: i32 = 101;
+
+type Peer = Channel<FromEngine, ToEngine>;
 
 /// The role `engine`: serves until the channel closes. To be called while the process has one thread.
 ///
@@ -42,9 +48,11 @@ pub fn main(
     build_dir: PathBuf,
     data_dir: Option<PathBuf>,
 ) -> io::Result<()> {
+    // An engine that waits for cargo does not see the channel close.
+    role::receive_when_parent_dies(Signal::KILL)?;
     let channel = Channel::new(channel);
     match Engine::start(&channel, runner_channel, build_dir, data_dir) {
-        Ok(start) => start.run(channel),
+        Ok(engine) => engine.serve(channel),
         Err(message) => channel.send(&FromEngine::Failed { message }),
     }
 }
@@ -57,11 +65,13 @@ struct Engine {
     /// The cells whose code is part of evcxr's state, oldest first.
     cells: Vec<Cell>,
     standbys: Vec<Pid>,
+    /// The server has no standby that knows what this engine knows.
+    lacks_standby: bool,
 }
 
 impl Engine {
     fn start(
-        channel: &Channel<FromEngine, ToEngine>,
+        channel: &Peer,
         runner_channel: UnixStream,
         build: PathBuf,
         data: Option<PathBuf>,
@@ -70,6 +80,8 @@ impl Engine {
         let data = data.as_deref().map(Data::at);
         let unable = |error: io::Error| format!("the engine cannot start: {error}");
         let evcxrs = |error: evcxr::Error| format!("evcxr cannot start: {error}");
+        let panicked =
+            |payload: Box<dyn Any + Send>| format!("evcxr cannot start: {}", panic_message(payload.as_ref()));
         let prepared = start::fill(&places, data.as_ref()).map_err(unable)?;
         environment::set(&places).and_then(|()| environment::silence_stdout()).map_err(unable)?;
         let noise = Noise::capture().map_err(unable)?;
@@ -80,101 +92,119 @@ impl Engine {
         let copy = duplicate(channel).map_err(unable)?;
         let opened = noise.during(copy, || start::open(&places, runner_channel)).map_err(unable)?;
         hidden.map_or(Ok(()), HiddenStd::show).map_err(unable)?;
-        let context = opened.map_err(evcxrs)?;
+        let context = opened.map_err(panicked)?.map_err(evcxrs)?;
         let copy = duplicate(channel).map_err(unable)?;
         let started = noise.during(copy, || start::complete(context, &places, data.as_ref(), prepared));
-        let Started { context, runner } = started.map_err(unable)?.map_err(evcxrs)?;
-        Ok(Engine { places, context, runner, noise, cells: Vec::new(), standbys: Vec::new() })
+        let Started { context, runner } = started.map_err(unable)?.map_err(panicked)?.map_err(evcxrs)?;
+        Ok(Engine { places, context, runner, noise, cells: Vec::new(), standbys: Vec::new(), lacks_standby: true })
     }
 
-    fn run(mut self, mut channel: Channel<FromEngine, ToEngine>) -> io::Result<()> {
+    /// Serves and leaves.
+    ///
+    /// Neither by returning nor by unwinding: what is dropped on the way waits. The engine's end of
+    /// the channel closes, evcxr drops its child and waits for the runner to end, the runner waits for
+    /// the end of its stdin, and the standby, asleep, holds the other end of that.
+    fn serve(mut self, mut channel: Peer) -> ! {
+        let served = panic::catch_unwind(AssertUnwindSafe(|| self.run(&mut channel)));
+        self.noise.release();
+        process::exit_now(match served {
+            Ok(Ok(())) => 0,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the engine cannot go on");
+                FAILED
+            }
+            Err(payload) => {
+                tracing::error!(message = panic_message(payload.as_ref()), "the engine has panicked");
+                BROKEN
+            }
+        })
+    }
+
+    fn run(&mut self, channel: &mut Peer) -> io::Result<()> {
         channel.send(&FromEngine::Ready)?;
-        if !is_waiting(&channel)? {
-            let context = &mut self.context;
-            let _ = attempt(&self.noise, &channel, || start::warm_up(context))?;
+        if !standby::is_waiting(channel)? {
+            // What a panic breaks here breaks again in a cell, where somebody sees it.
+            let _ = self.noise.during(duplicate(channel)?, || start::warm_up(&mut self.context));
             alone::trim_memory();
         }
-        let mut asleep = self.make_standby(&mut channel);
+        let mut asleep = self.make_standby(channel)?;
         while let Some(request) = channel.receive()? {
-            if std::mem::take(&mut asleep) {
+            if let Some(engine) = asleep.take() {
+                self.wake(engine)?;
                 // The engine that this one came from has died, perhaps of this very request: there
                 // is to be another one before it is tried again.
-                self.noise = Noise::capture()?;
-                if self.make_standby(&mut channel) {
+                asleep = self.make_standby(channel)?;
+                if asleep.is_some() {
                     // This is the new standby; the request is its parent's.
-                    asleep = true;
                     continue;
                 }
             }
             match request.value {
-                ToEngine::Evaluate { id, execution, code } => {
-                    asleep = self.evaluate(&mut channel, id, Cell { execution, code })?;
-                }
-                ToEngine::Complete { id, code, position } => self.complete(&channel, id, &code, position)?,
-                ToEngine::Inspect { id, code, position } => self.inspect(&channel, id, &code, position)?,
+                ToEngine::Evaluate { id, execution, code } => self.evaluate(channel, id, Cell { execution, code })?,
+                ToEngine::Complete { id, code, position } => self.complete(channel, id, &code, position)?,
+                ToEngine::Inspect { id, code, position } => self.inspect(channel, id, &code, position)?,
                 ToEngine::Quit => break,
             }
+            // After the answer, so that nobody waits for it.
+            if self.lacks_standby {
+                asleep = self.make_standby(channel)?;
+            }
         }
-        // Not by returning: evcxr would wait for the runner, which may have another engine to serve.
-        process::exit_now(0)
+        Ok(())
     }
 
-    /// Makes a standby, if it can. `true` in the standby.
-    fn make_standby(&mut self, channel: &mut Channel<FromEngine, ToEngine>) -> bool {
+    /// Makes a standby, if it can. In the standby: the engine that has made it.
+    fn make_standby(&mut self, channel: &mut Peer) -> io::Result<Option<Pid>> {
         if !standby::POSSIBLE {
-            return false;
+            return Ok(None);
         }
         standby::reap(&mut self.standbys);
+        let engine = Pid::this();
         match standby::make(channel) {
             Ok(Standby::Made(pid)) => {
                 self.standbys.push(pid);
-                false
+                self.lacks_standby = false;
+                Ok(None)
             }
             Ok(Standby::Asleep(own)) => {
                 self.standbys.clear();
                 *channel = own;
-                true
+                Ok(Some(engine))
             }
             Err(error) => {
-                // An end of the channel is seen at the next receive.
-                let _ = channel.send(&FromEngine::NoStandby { why: error.to_string() });
-                false
+                channel.send(&FromEngine::NoStandby { why: error.to_string() })?;
+                Ok(None)
             }
         }
     }
 
-    /// Answers one `Evaluate`. `true` in the standby that has been made after it.
-    fn evaluate(&mut self, channel: &mut Channel<FromEngine, ToEngine>, id: u64, cell: Cell) -> io::Result<bool> {
+    /// A standby's first request has come: it is the engine from here on.
+    fn wake(&mut self, engine: Pid) -> io::Result<()> {
+        self.lacks_standby = true;
+        self.noise.renew()?;
+        environment::name_engine()?;
+        standby::live_with_server(engine)
+    }
+
+    fn evaluate(&mut self, channel: &Peer, id: u64, cell: Cell) -> io::Result<()> {
         let verdict = match refused_command(&cell) {
             Some(rejection) => Verdict::Rejected(rejection),
             None => self.evaluate_with_evcxr(channel, id, &cell)?,
         };
-        let changed = matches!(verdict, Verdict::Committed { .. });
-        if changed {
+        if matches!(verdict, Verdict::Committed { .. }) {
             self.cells.push(cell);
+            self.lacks_standby = true;
         }
-        channel.send(&FromEngine::Evaluated { id, verdict })?;
-        // After the answer, so that nobody waits for it.
-        Ok(changed && self.make_standby(channel))
+        channel.send(&FromEngine::Evaluated { id, verdict })
     }
 
-    fn evaluate_with_evcxr(
-        &mut self,
-        channel: &Channel<FromEngine, ToEngine>,
-        id: u64,
-        cell: &Cell,
-    ) -> io::Result<Verdict> {
-        let sources: Vec<&Cell> = self.cells.iter().chain([cell]).collect();
-        fs::write(self.places.cells(), serde_json::to_vec(&sources)?)?;
-        if !self.runner_lives() {
-            self.replace_runner(channel)?;
-        }
-        if commands(cell).any(|name| name == ":clear") {
-            self.end_foreign_runner();
-        }
-        let (noise, context) = (&self.noise, &mut self.context);
-        let work = || panic::catch_unwind(AssertUnwindSafe(|| context.execute(&cell.code)));
-        match noise.during(duplicate(channel)?, work)? {
+    fn evaluate_with_evcxr(&mut self, channel: &Peer, id: u64, cell: &Cell) -> io::Result<Verdict> {
+        let evaluated = match self.execute(channel, cell) {
+            Ok(evaluated) => evaluated,
+            Err(error) => return Ok(Verdict::Rejected(render::not_begun(&error))),
+        };
+        match evaluated {
             Ok(Ok(outputs)) => {
                 let mut display: BTreeMap<String, String> = outputs.content_by_mime_type.into_iter().collect();
                 if display.get("text/plain").is_some_and(String::is_empty) {
@@ -183,11 +213,7 @@ impl Engine {
                 Ok(Verdict::Committed { display })
             }
             Ok(Err(evcxr::Error::Message(message))) if message == DROPPED_MESSAGE => Ok(Verdict::RolledBack),
-            Ok(Err(error)) => {
-                let generated = fs::read_to_string(self.places.generated()).unwrap_or_default();
-                let sources: Vec<&Cell> = self.cells.iter().chain([cell]).collect();
-                Ok(Verdict::Rejected(render::rejection(&error, &sources, &generated)))
-            }
+            Ok(Err(error)) => Ok(Verdict::Rejected(self.rejection(&error, cell))),
             Err(payload) => {
                 let verdict = Verdict::Rejected(render::broken(&panic_message(payload.as_ref())));
                 channel.send(&FromEngine::Evaluated { id, verdict })?;
@@ -196,100 +222,99 @@ impl Engine {
         }
     }
 
-    fn complete(
+    /// Has evcxr evaluate a cell: what it says, or its panic.
+    ///
+    /// # Errors
+    /// What came in the way before evcxr was given the cell; nothing has changed then.
+    fn execute(
         &mut self,
-        channel: &Channel<FromEngine, ToEngine>,
-        id: u64,
-        code: &str,
-        position: usize,
-    ) -> io::Result<()> {
+        channel: &Peer,
+        cell: &Cell,
+    ) -> io::Result<thread::Result<Result<EvalOutputs, evcxr::Error>>> {
+        let sources: Vec<&Cell> = self.cells.iter().chain([cell]).collect();
+        fs::write(self.places.cells(), serde_json::to_vec(&sources)?)?;
         let context = &mut self.context;
-        let found = attempt(&self.noise, channel, || context.completions(code, position).ok())?;
-        let nothing = FromEngine::Completed { id, start: position, end: position, matches: Vec::new() };
-        let (answer, broken) = match found {
-            Ok(Some(found)) => {
-                let matches = found.completions.into_iter().map(|one| (one.code, one.kind.to_owned())).collect();
-                let (start, end) = (found.start_offset, found.end_offset);
-                (FromEngine::Completed { id, start, end, matches }, false)
+        if !runner_lives(&self.runner) {
+            // evcxr starts another and forgets all variables when a run fails for want of a child. So
+            // this fails, and that is what it is for; a panic will come again with the cell itself.
+            drop(self.noise.during(duplicate(channel)?, || context.execute("();").is_ok())?);
+        }
+        let clears = commands(cell).any(|name| name == ":clear");
+        self.noise.during(duplicate(channel)?, || {
+            if clears {
+                end_foreign_runner(&self.runner);
             }
-            Ok(None) => (nothing, false),
-            Err(()) => (nothing, true),
-        };
-        channel.send(&answer)?;
+            context.execute(&cell.code)
+        })
+    }
+
+    /// An error of evcxr's as the person is to read it. One that cannot be drawn is told in evcxr's words.
+    fn rejection(&self, error: &evcxr::Error, cell: &Cell) -> Rejection {
+        let generated = fs::read_to_string(self.places.generated()).unwrap_or_default();
+        let sources: Vec<&Cell> = self.cells.iter().chain([cell]).collect();
+        let drawn = panic::catch_unwind(AssertUnwindSafe(|| render::rejection(error, &sources, &generated)));
+        drawn.unwrap_or_else(|_| render::undrawn(error))
+    }
+
+    fn complete(&mut self, channel: &Peer, id: u64, code: &str, position: usize) -> io::Result<()> {
+        let nothing = FromEngine::Completed { id, start: position, end: position, matches: Vec::new() };
+        self.analyse(channel, nothing, |context| {
+            let found = context.completions(code, position).ok()?;
+            let matches = found.completions.into_iter().map(|one| (one.code, one.kind.to_owned())).collect();
+            Some(FromEngine::Completed { id, start: found.start_offset, end: found.end_offset, matches })
+        })
+    }
+
+    fn inspect(&mut self, channel: &Peer, id: u64, code: &str, position: usize) -> io::Result<()> {
+        let nothing = FromEngine::Inspected { id, found: BTreeMap::new() };
+        self.analyse(channel, nothing, |context| {
+            let (plain, html) = context.hover_at(code, end_of_word(code, position)).ok()?;
+            let texts = [("text/plain", plain), ("text/html", html)];
+            let known = texts[0].1 != "No documentation found";
+            let found = texts.map(|(mime, text)| (mime.to_owned(), text)).into();
+            known.then_some(FromEngine::Inspected { id, found })
+        })
+    }
+
+    /// Answers with what rust-analyzer finds, else with `nothing`. An engine in which it panics leaves then.
+    fn analyse(
+        &mut self,
+        channel: &Peer,
+        nothing: FromEngine,
+        look: impl FnOnce(&mut CommandContext) -> Option<FromEngine>,
+    ) -> io::Result<()> {
+        let looked = duplicate(channel).and_then(|copy| self.noise.during(copy, || look(&mut self.context)));
+        let broken = matches!(looked, Ok(Err(_)));
+        let found = looked.ok().and_then(Result::ok).flatten();
+        channel.send(&found.unwrap_or(nothing))?;
         if broken { process::exit_now(BROKEN) } else { Ok(()) }
     }
+}
 
-    fn inspect(
-        &mut self,
-        channel: &Channel<FromEngine, ToEngine>,
-        id: u64,
-        code: &str,
-        position: usize,
-    ) -> io::Result<()> {
-        let context = &mut self.context;
-        let end = end_of_word(code, position);
-        let found = attempt(&self.noise, channel, || context.hover_at(code, end).ok())?;
-        let mut answer = BTreeMap::new();
-        if let Ok(Some((plain, html))) = &found
-            && plain != "No documentation found"
-        {
-            answer.insert("text/plain".to_owned(), plain.clone());
-            answer.insert("text/html".to_owned(), html.clone());
-        }
-        channel.send(&FromEngine::Inspected { id, found: answer })?;
-        if found.is_err() { process::exit_now(BROKEN) } else { Ok(()) }
-    }
-
-    /// Whether the runner is there. It is a child of the engine that started it and not of this one,
-    /// if this one has been a standby.
-    fn runner_lives(&self) -> bool {
-        let Ok(mut child) = self.runner.lock() else { return false };
-        match child.try_wait() {
-            Ok(ended) => ended.is_none(),
-            Err(_) => is_runner(child.id()),
-        }
-    }
-
-    /// Ends the runner if another engine has started it, for evcxr is about to start its own: evcxr
-    /// ends its child only, and two runners would take each other's answers from the channel.
-    fn end_foreign_runner(&self) {
-        let Ok(mut child) = self.runner.lock() else { return };
-        if child.try_wait().is_err()
-            && is_runner(child.id())
-            && let Some(pid) = Pid::from_raw(child.id() as i32)
-        {
-            // It may have left meanwhile, which is as good.
-            let _ = process::kill(pid, Signal::KILL);
-        }
-    }
-
-    /// Has evcxr start another runner after the old one has left, and forget all variables.
-    ///
-    /// evcxr does so when a run fails for want of a child, so one is attempted.
-    fn replace_runner(&mut self, channel: &Channel<FromEngine, ToEngine>) -> io::Result<()> {
-        let context = &mut self.context;
-        // It fails, and that is what it is for; a panic will come again with the cell itself.
-        let _ = attempt(&self.noise, channel, || context.execute("();").is_ok())?;
-        Ok(())
+/// Whether the runner is there. It is a child of the engine that started it and not of this one,
+/// if this one has been a standby.
+fn runner_lives(runner: &Mutex<Child>) -> bool {
+    let Ok(mut child) = runner.lock() else { return false };
+    match child.try_wait() {
+        Ok(ended) => ended.is_none(),
+        Err(_) => is_runner(child.id()),
     }
 }
 
-/// Does work that may panic. `Err` when it did.
-fn attempt<T>(
-    noise: &Noise,
-    channel: &Channel<FromEngine, ToEngine>,
-    work: impl FnOnce() -> T,
-) -> io::Result<Result<T, ()>> {
-    noise.during(duplicate(channel)?, || panic::catch_unwind(AssertUnwindSafe(work)).map_err(drop))
+/// Ends the runner if another engine has started it, for evcxr is about to start its own: evcxr
+/// ends its child only, and two runners would take each other's answers from the channel.
+fn end_foreign_runner(runner: &Mutex<Child>) {
+    let Ok(mut child) = runner.lock() else { return };
+    if child.try_wait().is_err()
+        && is_runner(child.id())
+        && let Some(pid) = Pid::from_raw(child.id() as i32)
+    {
+        // It may have left meanwhile, which is as good.
+        let _ = process::kill(pid, Signal::KILL);
+    }
 }
 
-/// Whether a request has come that nobody has read.
-fn is_waiting(channel: &Channel<FromEngine, ToEngine>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
-}
-
-fn duplicate(channel: &Channel<FromEngine, ToEngine>) -> io::Result<UnixStream> {
+fn duplicate(channel: &Peer) -> io::Result<UnixStream> {
     Ok(UnixStream::from(channel.as_fd().try_clone_to_owned()?))
 }
 
@@ -325,9 +350,4 @@ fn end_of_word(code: &str, position: usize) -> usize {
     let rest = code.get(position..).unwrap_or_default();
     let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
     position.min(code.len()) + word
-}
-
-fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "unknown".to_owned())
 }

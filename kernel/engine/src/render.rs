@@ -46,6 +46,16 @@ pub(crate) fn broken(message: &str) -> Rejection {
     alone(ENGINE, &format!("the engine failed on this cell and is replaced: {message}"))
 }
 
+/// The engine could not begin with the cell.
+pub(crate) fn not_begun(error: &std::io::Error) -> Rejection {
+    alone(ENGINE, &format!("the engine cannot work on this cell: {error}"))
+}
+
+/// An error that could not be drawn, in evcxr's own words.
+pub(crate) fn undrawn(error: &evcxr::Error) -> Rejection {
+    alone(COMPILE, &error.to_string())
+}
+
 fn alone(kind: &str, message: &str) -> Rejection {
     let diagnosis = Diagnosis { message: message.to_owned(), ..Diagnosis::default() };
     Rejection { kind: kind.to_owned(), message: one_line(&diagnosis, &[]), rendered: draw(&diagnosis, &[]) }

@@ -11,11 +11,16 @@
 //! to the standby, and the runner always looks at the channel before it looks at its stdin; so when
 //! the standby's first line comes, the reset has been done: the run that was waited for is not
 //! waited for any more, and lines that nobody has read are taken out of both pipes.
+//!
+//! A runner that evcxr starts in another's place goes on with the other's epoch, which a file keeps.
+//! It is written before the reset is taken out of the channel. The other way round, a runner that is
+//! killed between the two (`:clear` does it) would leave neither to the next one, whose runs would
+//! carry an old epoch, and the server would take them for a dead engine's and never answer.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +36,8 @@ pub(crate) const CHANNEL_VARIABLE: &str = "FORKLAB_RUNNER_CHANNEL";
 /// The environment variable with the path of a file; while it exists, nothing is run and evcxr is
 /// told that all went well. For the engine's own cells at its start.
 pub(crate) const REHEARSAL_VARIABLE: &str = "FORKLAB_RUNNER_REHEARSAL";
+/// The environment variable with the path of the file that keeps the epoch.
+pub(crate) const EPOCH_VARIABLE: &str = "FORKLAB_RUNNER_EPOCH";
 
 const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE\n";
 const PANICKED: &str = "EVCXR_PANIC_NOTIFICATION\n";
@@ -52,12 +59,14 @@ pub fn main() -> io::Result<()> {
     let nothing = File::options().write(true).open("/dev/null")?;
     nix::unistd::dup2_stderr(&nothing)?;
     let rehearsal = std::env::var_os(REHEARSAL_VARIABLE).map(PathBuf::from);
-    Runner { channel, rehearsal, unread: Vec::new(), runs: 0 }.serve()
+    let epoch = Epoch::recall(std::env::var_os(EPOCH_VARIABLE).map(PathBuf::from).as_deref());
+    Runner { channel, rehearsal, epoch, unread: Vec::new(), runs: 0 }.serve()
 }
 
 struct Runner {
     channel: Channel<FromRunner, ToRunner>,
     rehearsal: Option<PathBuf>,
+    epoch: Epoch,
     /// What has been read of evcxr's lines and not yet been done.
     unread: Vec<u8>,
     runs: u64,
@@ -80,7 +89,7 @@ impl Runner {
                         return Ok(());
                     }
                 }
-                Next::Message(ToRunner::Reset) => self.reset()?,
+                Next::Message(ToRunner::Reset { .. }) => self.reset()?,
                 Next::Message(ToRunner::StateLost) | Next::End => return Ok(()),
                 // An answer to a run that a reset has made forgotten.
                 Next::Message(ToRunner::Ran { .. } | ToRunner::Dropped) => {}
@@ -93,7 +102,7 @@ impl Runner {
         let stdin = io::stdin();
         loop {
             if readable(self.channel.as_fd(), PollTimeout::ZERO)? {
-                return Ok(self.channel.receive()?.map_or(Next::End, |received| Next::Message(received.value)));
+                return Ok(self.receive()?.map_or(Next::End, Next::Message));
             }
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
@@ -113,6 +122,15 @@ impl Runner {
         }
     }
 
+    /// Waits for the server's next message. A reset's epoch is kept before the reset is taken.
+    fn receive(&mut self) -> io::Result<Option<ToRunner>> {
+        while !readable(self.channel.as_fd(), PollTimeout::NONE)? {}
+        if let Some(ToRunner::Reset { epoch }) = self.channel.peek()? {
+            self.epoch.keep(epoch);
+        }
+        Ok(self.channel.receive()?.map(|received| received.value))
+    }
+
     /// Has one function run and tells evcxr how it went. `false` when this process is to end.
     fn run(&mut self, library: &str, function: &str) -> io::Result<bool> {
         if self.rehearsal.as_deref().is_some_and(Path::exists) {
@@ -120,8 +138,9 @@ impl Runner {
             return Ok(true);
         }
         let library = self.take(Path::new(library))?;
-        self.channel.send(&FromRunner::Run { library, function: function.to_owned() })?;
-        match self.channel.receive()?.map(|received| received.value) {
+        let function = function.to_owned();
+        self.channel.send(&FromRunner::Run { library, function, epoch: self.epoch.current })?;
+        match self.receive()? {
             Some(ToRunner::Ran { panicked, failed, lost_variables }) => {
                 let mut answer = String::new();
                 if panicked {
@@ -137,7 +156,7 @@ impl Runner {
                 say(answer.as_bytes())?;
             }
             Some(ToRunner::Dropped) => say(DROPPED)?,
-            Some(ToRunner::Reset) => self.reset()?,
+            Some(ToRunner::Reset { .. }) => self.reset()?,
             Some(ToRunner::StateLost) | None => return Ok(false),
         }
         Ok(true)
@@ -159,6 +178,36 @@ impl Runner {
         self.unread.clear();
         drain(Path::new("/proc/self/fd/0"))?;
         drain(Path::new("/proc/self/fd/1"))
+    }
+}
+
+/// The number of the last reset, of this runner or of one before it.
+pub(crate) struct Epoch {
+    file: Option<File>,
+    current: u64,
+}
+
+impl Epoch {
+    /// Makes the file for the runners of an engine that starts: a new one, since a runner of another
+    /// engine may live and hold the old one.
+    pub fn begin(path: &Path) -> io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::write(path, 0u64.to_le_bytes()),
+        }
+    }
+
+    fn recall(path: Option<&Path>) -> Epoch {
+        let file = path.and_then(|path| File::options().read(true).write(true).open(path).ok());
+        let mut bytes = [0; 8];
+        let kept = file.as_ref().is_some_and(|file| file.read_exact_at(&mut bytes, 0).is_ok());
+        Epoch { file, current: if kept { u64::from_le_bytes(bytes) } else { 0 } }
+    }
+
+    fn keep(&mut self, epoch: u64) {
+        self.current = epoch;
+        // The file has had its eight bytes from the start, so a full disk is no obstacle.
+        let _ = self.file.as_ref().map(|file| file.write_all_at(&epoch.to_le_bytes(), 0));
     }
 }
 
@@ -208,6 +257,21 @@ fn wait_for_either(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_runner_goes_on_with_the_epoch_of_the_one_before() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("epoch");
+        Epoch::begin(&path)?;
+        let mut first = Epoch::recall(Some(&path));
+        assert_eq!(first.current, 0);
+        first.keep(7);
+        assert_eq!(Epoch::recall(Some(&path)).current, 7);
+        Epoch::begin(&path)?;
+        first.keep(8);
+        assert_eq!(Epoch::recall(Some(&path)).current, 0, "a new engine's runner has nothing of an old one's");
+        Ok(())
+    }
 
     #[test]
     fn a_line_of_evcxrs_names_library_and_function() {

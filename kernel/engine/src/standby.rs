@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use forklab_sys::alone;
 use forklab_sys::channel::Channel;
-use forklab_sys::process::{self, Fork, Pid};
+use forklab_sys::process::{self, Fork, Pid, Signal};
+use forklab_sys::role;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::messages::{FromEngine, ToEngine};
 
@@ -23,8 +25,12 @@ use crate::messages::{FromEngine, ToEngine};
 /// that keeps threads: it works, a little slower to start, and cannot be replaced when it dies.
 pub(crate) const POSSIBLE: bool = cfg!(no_salsa_async_drops);
 
-/// How long a thread that has finished its work may take to be gone.
-const THREADS_END: Duration = Duration::from_secs(2);
+/// How long threads that have finished their work may take to be gone. On a busy machine it is long
+/// until the runner has been loaded and closes its stderr, which ends evcxr's thread there.
+const THREADS_END: Duration = Duration::from_secs(20);
+
+/// How long an engine whose channel has closed may take to be gone.
+const ENGINE_ENDS: Duration = Duration::from_secs(5);
 
 /// What came of a fork, on either side.
 pub(crate) enum Standby {
@@ -35,8 +41,12 @@ pub(crate) enum Standby {
 }
 
 /// Makes a standby and gives the server the other end of its channel.
+///
+/// # Errors
+/// `ResourceBusy` while threads are about to end and a request is waiting, or those of fork(2), of
+/// socketpair(2) and of the channel.
 pub(crate) fn make(channel: &Channel<FromEngine, ToEngine>) -> io::Result<Standby> {
-    wait_until_alone()?;
+    wait_until_alone(|| is_waiting(channel))?;
     let (servers_end, standbys_end) = UnixStream::pair()?;
     match alone::fork()? {
         Fork::Child => Ok(Standby::Asleep(Channel::new(standbys_end))),
@@ -53,18 +63,46 @@ pub(crate) fn reap(standbys: &mut Vec<Pid>) {
     standbys.retain(|pid| matches!(process::reap(*pid), Ok(None)));
 }
 
+/// Ends a woken standby with the server, to which its engine's children fall.
+///
+/// Not before they have: an engine's descriptors close before its children get another parent. The
+/// engine dies, its channel closes, the server wakes the standby, the standby asks for a signal at its
+/// parent's death, and the engine's end goes on to the children, whose parent has died.
+///
+/// # Errors
+/// Those of prctl(2).
+pub(crate) fn live_with_server(engine: Pid) -> io::Result<()> {
+    let deadline = Instant::now() + ENGINE_ENDS;
+    while Pid::parent() == Some(engine) {
+        if Instant::now() > deadline {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    role::receive_when_parent_dies(Signal::KILL)
+}
+
 /// Waits until no thread but this one is left. A joined thread is in `/proc` for a moment still.
-pub(crate) fn wait_until_alone() -> io::Result<()> {
+///
+/// # Errors
+/// `ResourceBusy` when it takes too long, or when the waiting `is_needed` elsewhere.
+pub(crate) fn wait_until_alone(is_needed: impl Fn() -> io::Result<bool>) -> io::Result<()> {
     let deadline = Instant::now() + THREADS_END;
     loop {
         if alone::threads()? == 1 {
             return Ok(());
         }
-        if Instant::now() > deadline {
+        if is_needed()? || Instant::now() > deadline {
             let names = alone::thread_names()?.join(", ");
-            let message = format!("these threads do not end: {names}");
+            let message = format!("these threads have not ended: {names}");
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether a request has come that nobody has read.
+pub(crate) fn is_waiting(channel: &Channel<FromEngine, ToEngine>) -> io::Result<bool> {
+    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }

@@ -59,6 +59,7 @@ pub(crate) fn open(places: &Places, runner_channel: UnixStream) -> Result<EvalCo
     fs::write(places.rehearsal(), "")?;
     fs::create_dir_all(places.build.join("src"))?;
     fs::write(places.cells(), "[]")?;
+    runner::Epoch::begin(&places.epoch())?;
     let command = runner_command(places, runner_channel)?;
     Ok(EvalContext::with_subprocess_command(command)?.0)
 }
@@ -109,14 +110,15 @@ impl HiddenStd {
 
     /// Puts the real one back.
     pub fn show(self) -> io::Result<()> {
-        standby::wait_until_alone()?;
+        standby::wait_until_alone(|| Ok(false))?;
         set_variable(Self::VARIABLE, self.before.as_deref())
     }
 }
 
 fn runner_command(places: &Places, channel: UnixStream) -> io::Result<Command> {
     let mut command = Command::new(environment::executable()?);
-    command.arg("runner").env(runner::REHEARSAL_VARIABLE, places.rehearsal()).env_remove(WRAPPER_VARIABLE);
+    command.arg("runner").env_remove(WRAPPER_VARIABLE);
+    command.env(runner::REHEARSAL_VARIABLE, places.rehearsal()).env(runner::EPOCH_VARIABLE, places.epoch());
     inherit::hand_down(&mut command, OwnedFd::from(channel), runner::CHANNEL_VARIABLE);
     Ok(command)
 }

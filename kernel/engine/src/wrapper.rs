@@ -3,15 +3,23 @@
 //!
 //! The changed source lies beside evcxr's, so that paths in a cell's `include_str!` mean the same,
 //! and its name ends in `lib.rs`, by which evcxr knows its own file in rustc's messages.
+//!
+//! rustc runs in a child of this process, which ends it when the engine or cargo have ended: nobody
+//! else would end an endless constant, and cargo waits for rustc, whatever becomes of the engine.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::environment::WRAPPER_VARIABLE;
+use forklab_sys::process::{self, ExitStatus, Fork, Pid, Signal};
+use forklab_sys::{alone, role};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::environment::{ENGINE_VARIABLE, WRAPPER_VARIABLE};
 use crate::origins::{Cell, Origins};
 use crate::rewrite;
 use crate::source::Source;
@@ -23,6 +31,8 @@ pub(crate) const REWRITTEN: &str = "src/forklab_lib.rs";
 /// What evcxr generates, and what it calls the crate.
 const GENERATED: &str = "src/lib.rs";
 const CRATE: &str = "ctx";
+/// With what a rustc ends that nobody waits for.
+const ABANDONED: i32 = 1;
 
 /// Becomes rustc. The arguments are this binary, rustc, and rustc's own.
 pub fn main() -> ! {
@@ -36,9 +46,59 @@ pub fn main() -> ! {
             Err(error) => eprintln!("warning: the cell cannot be prepared: {error}"),
         }
     }
+    if let Err(error) = attend() {
+        eprintln!("warning: rustc is not attended: {error}");
+    }
     let error = Command::new(&rustc).args(arguments).env_remove(WRAPPER_VARIABLE).exec();
     eprintln!("error: cannot run {}: {error}", rustc.display());
     std::process::exit(127)
+}
+
+/// Returns in a child, which is to become rustc. This process waits for the child's end and leaves as
+/// it has; if the engine ends before, it leaves at once, and the child with it. So it does when the
+/// thread of cargo's that waits for it ends.
+///
+/// # Errors
+/// Why this process has no child; it is to become rustc itself then.
+fn attend() -> io::Result<()> {
+    let engine = std::env::var(ENGINE_VARIABLE).ok().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+    let Some(engine) = engine else { return Ok(()) };
+    role::receive_when_parent_dies(Signal::KILL)?;
+    let engine = match process::open_pidfd(engine) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => process::exit_now(ABANDONED),
+        other => other?,
+    };
+    let this = Pid::this();
+    let child = match alone::fork()? {
+        Fork::Parent(child) => child,
+        Fork::Child => {
+            role::receive_when_parent_dies(Signal::KILL)?;
+            // The parent may have ended before the wish.
+            return if Pid::parent() == Some(this) { Ok(()) } else { process::exit_now(ABANDONED) };
+        }
+    };
+    let status = process::open_pidfd(child).and_then(|ended| first_end(&engine, &ended)).and_then(|engine_first| {
+        // This process's end is the child's.
+        if engine_first { process::exit_now(ABANDONED) } else { process::wait(child) }
+    });
+    process::exit_now(match status {
+        Ok(ExitStatus::Exited(status)) => status,
+        // As a shell says it.
+        Ok(ExitStatus::Signaled { signal, .. }) => 128 + signal.as_raw(),
+        Err(_) => ABANDONED,
+    })
+}
+
+/// Waits until one of two processes has ended. `true` when it is the first alone.
+fn first_end(one: &OwnedFd, other: &OwnedFd) -> io::Result<bool> {
+    let mut fds = [one, other].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => return Ok(fds[1].any() != Some(true)),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn is_cell(arguments: &[OsString]) -> bool {

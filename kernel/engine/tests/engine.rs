@@ -103,6 +103,7 @@ struct Server {
     first: Child,
     directory: PathBuf,
     id: u64,
+    epoch: u64,
 }
 
 impl Server {
@@ -122,6 +123,7 @@ impl Server {
             first,
             directory: build.parent().ok_or("no parent")?.to_owned(),
             id: 0,
+            epoch: 0,
         };
         let ready = server.next()?;
         check(ready == FromEngine::Ready, ready)?;
@@ -156,7 +158,8 @@ impl Server {
     }
 
     fn wait_for_run(&self) -> Result<PathBuf, Failure> {
-        let FromRunner::Run { library, .. } = self.runner.receive()?.ok_or("the runner is gone")?.value;
+        let FromRunner::Run { library, epoch, .. } = self.runner.receive()?.ok_or("the runner is gone")?.value;
+        check(epoch == self.epoch, (epoch, self.epoch))?;
         Ok(library)
     }
 
@@ -193,7 +196,8 @@ impl Server {
             }
         }
         let (pid, channel) = self.standby.take().ok_or("there is no standby")?;
-        self.runner.send(&ToRunner::Reset)?;
+        self.epoch += 2;
+        self.runner.send(&ToRunner::Reset { epoch: self.epoch })?;
         (self.engine_pid, self.engine) = (pid, channel);
         Ok(())
     }
