@@ -12,6 +12,12 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use nix::libc;
 
+pub use signal::Signal;
+pub use status::ExitStatus;
+
+mod signal;
+mod status;
+
 /// The number of a process: always positive, so that it can never mean a group or everybody, as
 /// 0 and negative numbers do to kill(2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,148 +75,6 @@ impl From<Pid> for nix::unistd::Pid {
 impl PartialEq<i32> for Pid {
     fn eq(&self, other: &i32) -> bool {
         self.0 == *other
-    }
-}
-
-/// A signal, real-time signals included. It prints as its name: `SIGKILL`, `SIGRTMIN+3`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Signal(i32);
-
-impl Signal {
-    /// The terminal is gone.
-    pub const HUP: Signal = Signal(libc::SIGHUP);
-    /// Ctrl-C.
-    pub const INT: Signal = Signal(libc::SIGINT);
-    /// Ctrl-\.
-    pub const QUIT: Signal = Signal(libc::SIGQUIT);
-    /// abort(3).
-    pub const ABRT: Signal = Signal(libc::SIGABRT);
-    /// Ends a process; it can neither be caught nor ignored.
-    pub const KILL: Signal = Signal(libc::SIGKILL);
-    /// An access to memory that is not there.
-    pub const SEGV: Signal = Signal(libc::SIGSEGV);
-    /// A write to a pipe that nobody can read.
-    pub const PIPE: Signal = Signal(libc::SIGPIPE);
-    /// A timer of alarm(2).
-    pub const ALRM: Signal = Signal(libc::SIGALRM);
-    /// Asks a process to end.
-    pub const TERM: Signal = Signal(libc::SIGTERM);
-    /// A child has ended, stopped or gone on.
-    pub const CHLD: Signal = Signal(libc::SIGCHLD);
-    /// Lets a stopped process go on.
-    pub const CONT: Signal = Signal(libc::SIGCONT);
-    /// Stops a process; it can neither be caught nor ignored.
-    pub const STOP: Signal = Signal(libc::SIGSTOP);
-    /// Ctrl-Z.
-    pub const TSTP: Signal = Signal(libc::SIGTSTP);
-    /// For the user's own ends.
-    pub const USR1: Signal = Signal(libc::SIGUSR1);
-    /// For the user's own ends.
-    pub const USR2: Signal = Signal(libc::SIGUSR2);
-
-    /// A signal from its number. `None` for a number that is no signal on this system.
-    pub fn from_raw(signal: i32) -> Option<Signal> {
-        (1..=libc::SIGRTMAX()).contains(&signal).then_some(Signal(signal))
-    }
-
-    /// The number, as `kill -l` counts.
-    pub const fn as_raw(self) -> i32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Ok(known) = nix::sys::signal::Signal::try_from(self.0) {
-            return f.pad(known.as_str());
-        }
-        // nix knows no real-time signals, and glibc keeps the first of them for itself.
-        match self.0 - libc::SIGRTMIN() {
-            0 => f.pad("SIGRTMIN"),
-            above if above > 0 => f.pad(&format!("SIGRTMIN+{above}")),
-            _ => f.pad(&format!("signal {}", self.0)),
-        }
-    }
-}
-
-impl fmt::Debug for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<nix::sys::signal::Signal> for Signal {
-    fn from(signal: nix::sys::signal::Signal) -> Self {
-        Signal(signal as i32)
-    }
-}
-
-/// How a process ended. It prints as `exit status 3` or `killed by SIGSEGV (core dumped)`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ExitStatus {
-    /// It left by itself, with this status (0 to 255; 0 means success).
-    Exited(i32),
-    /// A signal ended it.
-    Signaled {
-        /// Which.
-        signal: Signal,
-        /// Whether it left a core.
-        core: bool,
-    },
-}
-
-impl ExitStatus {
-    /// Whether it left by itself with status 0.
-    pub fn success(self) -> bool {
-        self == ExitStatus::Exited(0)
-    }
-
-    /// The status with which it left; `None` when a signal ended it. WEXITSTATUS of wait(2).
-    pub fn code(self) -> Option<i32> {
-        match self {
-            ExitStatus::Exited(code) => Some(code),
-            ExitStatus::Signaled { .. } => None,
-        }
-    }
-
-    /// The signal that ended it; `None` when it left by itself. WTERMSIG of wait(2).
-    pub fn signal(self) -> Option<Signal> {
-        match self {
-            ExitStatus::Exited(_) => None,
-            ExitStatus::Signaled { signal, .. } => Some(signal),
-        }
-    }
-
-    /// Whether it left a core. WCOREDUMP of wait(2).
-    pub fn core_dumped(self) -> bool {
-        matches!(self, ExitStatus::Signaled { core: true, .. })
-    }
-}
-
-impl fmt::Display for ExitStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ExitStatus::Exited(code) => write!(f, "exit status {code}"),
-            ExitStatus::Signaled { signal, core: false } => write!(f, "killed by {signal}"),
-            ExitStatus::Signaled { signal, core: true } => write!(f, "killed by {signal} (core dumped)"),
-        }
-    }
-}
-
-/// As `Display`: a notebook shows values by their `Debug`.
-impl fmt::Debug for ExitStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl From<std::process::ExitStatus> for ExitStatus {
-    fn from(status: std::process::ExitStatus) -> Self {
-        use std::os::unix::process::ExitStatusExt;
-        match status.signal() {
-            Some(signal) => ExitStatus::Signaled { signal: Signal(signal), core: status.core_dumped() },
-            None => ExitStatus::Exited(status.code().expect("a process left by itself or by a signal")),
-        }
     }
 }
 
