@@ -192,7 +192,7 @@ impl Epoch {
     /// engine may live and hold the old one.
     pub fn begin(path: &Path) -> io::Result<()> {
         match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => std::fs::write(path, 0u64.to_le_bytes()),
         }
     }

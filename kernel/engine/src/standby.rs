@@ -11,6 +11,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use forklab_sys::alone;
@@ -28,6 +29,9 @@ pub(crate) const POSSIBLE: bool = cfg!(no_salsa_async_drops);
 /// How long threads that have finished their work may take to be gone. On a busy machine it is long
 /// until the runner has been loaded and closes its stderr, which ends evcxr's thread there.
 const THREADS_END: Duration = Duration::from_secs(20);
+
+/// How long they may take while a request is waiting. Enough for a runner on an idle machine.
+const THREADS_END_SOON: Duration = Duration::from_millis(100);
 
 /// How long an engine whose channel has closed may take to be gone.
 const ENGINE_ENDS: Duration = Duration::from_secs(5);
@@ -77,27 +81,29 @@ pub(crate) fn live_with_server(engine: Pid) -> io::Result<()> {
         if Instant::now() > deadline {
             return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     role::receive_when_parent_dies(Signal::KILL)
 }
 
-/// Waits until no thread but this one is left. A joined thread is in `/proc` for a moment still.
+/// Waits until no thread but this one is left. A joined thread is in `/proc` for a moment still, and
+/// evcxr's at the runner's stderr until the runner has started.
 ///
 /// # Errors
-/// `ResourceBusy` when it takes too long, or when the waiting `is_needed` elsewhere.
-pub(crate) fn wait_until_alone(is_needed: impl Fn() -> io::Result<bool>) -> io::Result<()> {
-    let deadline = Instant::now() + THREADS_END;
+/// `ResourceBusy` when it takes too long, which is much sooner when somebody `is_waiting`.
+pub(crate) fn wait_until_alone(is_waiting: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+    let start = Instant::now();
     loop {
         if alone::threads()? == 1 {
             return Ok(());
         }
-        if is_needed()? || Instant::now() > deadline {
+        let waited = start.elapsed();
+        if waited > THREADS_END || waited > THREADS_END_SOON && is_waiting()? {
             let names = alone::thread_names()?.join(", ");
             let message = format!("these threads have not ended: {names}");
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -3,8 +3,8 @@
 //! business, and the tests of the server have one.
 
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -14,6 +14,8 @@ use forklab_engine::messages::{FromEngine, FromRunner, ToEngine, ToRunner, Verdi
 use forklab_sys::channel::Channel;
 use forklab_sys::inherit;
 use forklab_sys::process::{self, Pid, Signal};
+use forklab_sys::role;
+use nix::poll::{PollFd, PollFlags, poll};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Some("engine") => engine(),
         Some("runner") => forklab_engine::runner::main().map_err(Failure::from),
         Some("prepare") => prepare(),
+        Some("server") => doomed_server(),
         _ => tests(),
     };
     match result {
@@ -68,6 +71,9 @@ fn tests() -> Result<(), Failure> {
         ("a standby takes over in the middle of a run", taking_over_in_a_run),
         ("a standby can add a dependency", |server| a_dependency(server)),
         ("variables that the worker has lost are forgotten", lost_state),
+        ("what goes wrong before evcxr is the cell's error", a_full_disk),
+        ("an engine that cannot go on leaves", an_engine_that_cannot_go_on),
+        ("rustc ends with its engine", an_endless_compilation),
         ("clear forgets everything and ends the old runner", clear),
         ("an engine is one thread and its runner when idle", idle_processes),
     ];
@@ -76,7 +82,11 @@ fn tests() -> Result<(), Failure> {
         test(&mut server).map_err(|error| format!("{name}: {error}"))?;
         println!("ok: {name} ({:?})", start.elapsed());
     }
-    server.end()
+    server.end()?;
+    let start = Instant::now();
+    nothing_outlives_the_server().map_err(|error| format!("the server's end: {error}"))?;
+    println!("ok: a compilation ends with the server ({:?})", start.elapsed());
+    Ok(())
 }
 
 type Test = fn(&mut Server) -> Result<(), Failure>;
@@ -138,6 +148,10 @@ impl Server {
                 FromEngine::Standby { pid } => {
                     let fd = received.descriptors.into_iter().next().ok_or("a standby without a channel")?;
                     self.standby = Some((Pid::from_raw(pid).ok_or("no pid")?, Channel::new(UnixStream::from(fd))));
+                }
+                FromEngine::NoStandby { why } => {
+                    println!("no standby: {why}");
+                    self.standby = None;
                 }
                 FromEngine::Building { .. } => {}
                 other => return Ok(other),
@@ -202,26 +216,22 @@ impl Server {
         Ok(())
     }
 
-    /// Waits for the standby that follows the last answer: a completion is answered after it.
+    /// Waits for the standby that follows the last answer: a completion is answered after it. An
+    /// engine that could make none tries again after the completion.
     fn settle(&mut self) -> Result<(), Failure> {
-        self.engine.send(&ToEngine::Complete { id: 0, code: "st".to_owned(), position: 2 })?;
-        let answer = self.next()?;
-        check(matches!(answer, FromEngine::Completed { id: 0, .. }), answer)
+        for _ in 0..20 {
+            self.engine.send(&ToEngine::Complete { id: 0, code: "st".to_owned(), position: 2 })?;
+            let answer = self.next()?;
+            check(matches!(answer, FromEngine::Completed { id: 0, .. }), answer)?;
+            if self.standby.is_some() {
+                return Ok(());
+            }
+        }
+        Err("there is no standby after twenty answers".into())
     }
 
     fn runners(&self) -> Vec<Pid> {
-        let own = std::env::current_exe().unwrap_or_default();
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
-        pids.filter(|pid| {
-            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let here = self.directory.to_string_lossy().into_owned();
-            arguments.split(|byte| *byte == 0).nth(1) == Some(b"runner".as_slice())
-                && arguments.starts_with(own.to_string_lossy().as_bytes())
-                && String::from_utf8_lossy(&environment).contains(&here)
-        })
-        .collect()
+        processes(&self.directory, |arguments| arguments.get(1) == Some(&b"runner".as_slice()))
     }
 
     /// Closes everything and waits until all processes are gone.
@@ -232,12 +242,50 @@ impl Server {
         let ended: Vec<OwnedFd> = pids.iter().filter_map(|pid| process::open_pidfd(*pid).ok()).collect();
         drop((self.engine, self.runner, self.standby));
         for fd in &ended {
-            let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(fd), nix::poll::PollFlags::POLLIN)];
-            check(nix::poll::poll(&mut fds, 10_000u16)? == 1, "a process stays behind")?;
+            check(has_ended(fd)?, "a process stays behind")?;
         }
         self.first.wait()?;
         Ok(())
     }
+}
+
+/// The living processes that have to do with a directory, by their arguments or their environment, and
+/// whose arguments are `wanted`.
+fn processes(directory: &Path, wanted: impl Fn(&[&[u8]]) -> bool) -> Vec<Pid> {
+    let here = directory.to_string_lossy();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+    pids.filter(|pid| {
+        // Both are empty for a zombie.
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&[&arguments[..], &environment[..]].concat()).into_owned();
+        text.contains(&*here) && wanted(&arguments.split(|byte| *byte == 0).collect::<Vec<_>>())
+    })
+    .collect()
+}
+
+/// Waits for a process's end.
+fn has_ended(process: &OwnedFd) -> Result<bool, Failure> {
+    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut fds, 10_000u16)? == 1)
+}
+
+fn rustcs(directory: &Path) -> Vec<Pid> {
+    // Not the wrapper: it has rustc as its second word.
+    processes(directory, |arguments| arguments[0].ends_with(b"rustc") && arguments.contains(&b"ctx".as_slice()))
+}
+
+/// Looks again and again until it is so.
+fn wait_until(what: &str, mut so: impl FnMut() -> bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        if Instant::now() > deadline {
+            return Err(what.into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 fn a_cell_is_committed(server: &mut Server) -> Result<(), Failure> {
@@ -331,17 +379,70 @@ fn a_dependency(server: &mut Server) -> Result<(), Failure> {
 fn lost_state(server: &mut Server) -> Result<(), Failure> {
     let before = server.runners();
     server.runner.send(&ToRunner::StateLost)?;
-    for pid in before {
-        // The runner is a child of an engine that is gone: its end shows in /proc only.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while Path::new(&format!("/proc/{pid}/exe")).read_link().is_ok() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-    }
+    // The runner is a child of an engine that is gone: its end shows in /proc only.
+    let is_gone = |pid: &Pid| Path::new(&format!("/proc/{pid}/exe")).read_link().is_err();
+    wait_until("the runner stays", || before.iter().all(is_gone))?;
     let why = server.reject("kept + 1")?;
     check(why.message.starts_with("error[E0425]"), &why)?;
     server.evaluate("let kept = twice(4);")?;
     server.evaluate("kept")
+}
+
+fn a_full_disk(server: &mut Server) -> Result<(), Failure> {
+    // As good as a full disk: a file that cannot be written.
+    let cells = server.directory.join("build/src/forklab_cells.json");
+    fs::remove_file(&cells)?;
+    fs::create_dir(&cells)?;
+    let why = server.reject("let unwritten = 1;")?;
+    check(why.kind == "EngineError" && why.message.contains("Is a directory"), &why)?;
+    fs::remove_dir(&cells)?;
+    let why = server.reject("unwritten")?;
+    check(why.message.starts_with("error[E0425]"), &why)?;
+    server.evaluate("kept")
+}
+
+fn an_engine_that_cannot_go_on(server: &mut Server) -> Result<(), Failure> {
+    server.settle()?;
+    let ended = process::open_pidfd(server.engine_pid)?;
+    UnixStream::from(server.engine.as_fd().try_clone_to_owned()?).write_all(b"\x05\0\0\0what?")?;
+    check(has_ended(&ended)?, "an engine stays that has been told nonsense")?;
+    server.take_over()?;
+    server.evaluate("kept")
+}
+
+/// A cell in whose compilation rustc is silent for ever.
+const ENDLESS: &str = "#[allow(long_running_const_eval)] const FOREVER: () = loop {};\nFOREVER";
+
+fn an_endless_compilation(server: &mut Server) -> Result<(), Failure> {
+    server.settle()?;
+    server.ask(ENDLESS)?;
+    let directory = server.directory.clone();
+    wait_until("rustc does not start", || !rustcs(&directory).is_empty())?;
+    server.take_over()?;
+    wait_until("rustc goes on", || rustcs(&directory).is_empty())?;
+    server.evaluate("kept")
+}
+
+/// The role of a server that is killed while its engine, which has been a standby, waits for rustc.
+fn doomed_server() -> Result<(), Failure> {
+    let build = PathBuf::from(std::env::args_os().nth(2).ok_or("no build directory")?);
+    role::adopt_orphans()?;
+    let mut server = Server::start(&build)?;
+    server.settle()?;
+    server.take_over()?;
+    server.ask(ENDLESS)?;
+    wait_until("rustc does not start", || !rustcs(&server.directory).is_empty())?;
+    process::kill(Pid::this(), Signal::KILL)?;
+    Ok(())
+}
+
+fn nothing_outlives_the_server() -> Result<(), Failure> {
+    let directory = tempfile::tempdir()?;
+    let build = directory.path().join("build");
+    let status = Command::new(std::env::current_exe()?).arg("server").arg(&build).status()?;
+    check(status.code().is_none(), status)?;
+    let left = || processes(directory.path(), |_| true);
+    wait_until("a process outlives the server", || left().is_empty())
 }
 
 fn clear(server: &mut Server) -> Result<(), Failure> {
