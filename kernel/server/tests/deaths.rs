@@ -97,6 +97,10 @@ fn an_interrupt_at_any_moment_loses_nothing_that_was_answered() {
         assert_eq!(kernel.client.execute(&format!("let v{n} = {n};")).status(), "ok");
         let id =
             kernel.client.send_execute("println!(\"{}\", 1 + 1); loop { std::hint::spin_loop() }", &Options::default());
+        // An interrupt that overtakes its cell is for no cell.
+        kernel
+            .client
+            .wait_for("the cell's input", |message| message.parent_id() == id && message.msg_type() == "execute_input");
         // Moments from before the engine has its new standby to the middle of a compilation.
         std::thread::sleep(std::time::Duration::from_millis(n * 8));
         kernel.client.interrupt();

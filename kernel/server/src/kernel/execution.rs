@@ -105,11 +105,13 @@ pub(super) enum Stage {
 }
 
 impl Kernel {
-    /// Begins the next queued cell if none is being worked on. Called by the loop only: a cell that
-    /// ends at once must not begin the next one from within its own end.
+    /// Begins the next queued cell if none is being worked on. Called by the loop only, once a round:
+    /// a cell that ends at once must not begin the next one from within its own end, and what it
+    /// leaves (its sockets) is cleared away between the two.
     pub(super) fn begin_next(&mut self) {
-        while self.running.is_none() {
-            let Some(request) = self.queue.pop_front() else { return };
+        if self.running.is_none()
+            && let Some(request) = self.queue.pop_front()
+        {
             self.begin(request);
         }
     }
@@ -221,6 +223,7 @@ impl Kernel {
 
     /// The runner has something to run.
     pub(super) fn on_runner(&mut self, message: FromRunner) {
+        tracing::debug!(?message, "from the runner");
         let FromRunner::Run { library, function, epoch } = message;
         self.state_lost_told = false;
         if epoch != self.compiler.epoch() {
@@ -334,6 +337,7 @@ impl Kernel {
             running.interrupted = true;
             running.stage
         });
+        tracing::debug!(?stage, "interrupted");
         match stage {
             Some(Stage::Compiling(_)) => self.compiler.interrupt(),
             Some(Stage::WaitingForEngine) => self.fail(report::interrupted(None)),

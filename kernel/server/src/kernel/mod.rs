@@ -214,6 +214,9 @@ impl Kernel {
     }
 
     fn timeout(&self) -> PollTimeout {
+        if self.running.is_none() && !self.queue.is_empty() {
+            return PollTimeout::ZERO;
+        }
         let next = self.outputs.values().filter_map(|live| live.output.deadline()).min();
         match next {
             None => PollTimeout::NONE,
@@ -261,7 +264,9 @@ impl Kernel {
     }
 
     fn on_supervisor(&mut self) -> io::Result<()> {
-        match self.far.receive() {
+        let message = self.far.receive();
+        tracing::debug!(?message, "from the supervisor");
+        match message {
             Ok(Some(FromSupervisor::Ended { cell, outcome })) => self.on_ended(cell, outcome),
             Ok(Some(FromSupervisor::WantsInput { pid, of_this_task })) => self.on_wants_input(pid, of_this_task),
             Ok(Some(FromSupervisor::InputCancelled { pid })) => self.on_input_cancelled(pid),
@@ -281,7 +286,9 @@ impl Kernel {
     }
 
     fn on_engine(&mut self) -> io::Result<()> {
-        match self.compiler.receive() {
+        let message = self.compiler.receive();
+        tracing::debug!(?message, "from the engine");
+        match message {
             Ok(Some(FromEngine::Ready)) => self.engine_free(),
             Ok(Some(FromEngine::Failed { message })) => {
                 tracing::error!(%message, "no engine");
