@@ -331,4 +331,4 @@ main() {
     [[ $open_lab == no ]] || start_lab
 }
 
-main "$@"
+main "$@"; exit
