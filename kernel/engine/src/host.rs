@@ -69,6 +69,9 @@ struct Engine {
     lacks_standby: bool,
 }
 
+/// What evcxr says of a cell, or its panic.
+type Evaluated = thread::Result<Result<EvalOutputs, evcxr::Error>>;
+
 impl Engine {
     fn start(
         channel: &Peer,
@@ -200,7 +203,7 @@ impl Engine {
     }
 
     fn evaluate_with_evcxr(&mut self, channel: &Peer, id: u64, cell: &Cell) -> io::Result<Verdict> {
-        let evaluated = match self.execute(channel, cell) {
+        let evaluated = match self.execute_with_imports(channel, cell) {
             Ok(evaluated) => evaluated,
             Err(error) => return Ok(Verdict::Rejected(render::not_begun(&error))),
         };
@@ -222,15 +225,24 @@ impl Engine {
         }
     }
 
+    /// As `execute`. evcxr writes the types of variables into code of its own, by their short names;
+    /// a name of std's that the cell had no need to import is imported for it.
+    fn execute_with_imports(&mut self, channel: &Peer, cell: &Cell) -> io::Result<Evaluated> {
+        let evaluated = self.execute(channel, cell)?;
+        let Ok(Err(error)) = &evaluated else { return Ok(evaluated) };
+        let Some(code) = render::missing_imports(error) else { return Ok(evaluated) };
+        let imports = Cell { execution: cell.execution, code };
+        match self.execute(channel, &imports)? {
+            Ok(Ok(_)) => self.execute(channel, cell),
+            _ => Ok(evaluated),
+        }
+    }
+
     /// Has evcxr evaluate a cell: what it says, or its panic.
     ///
     /// # Errors
     /// What came in the way before evcxr was given the cell; nothing has changed then.
-    fn execute(
-        &mut self,
-        channel: &Peer,
-        cell: &Cell,
-    ) -> io::Result<thread::Result<Result<EvalOutputs, evcxr::Error>>> {
+    fn execute(&mut self, channel: &Peer, cell: &Cell) -> io::Result<Evaluated> {
         let sources: Vec<&Cell> = self.cells.iter().chain([cell]).collect();
         fs::write(self.places.cells(), serde_json::to_vec(&sources)?)?;
         let context = &mut self.context;

@@ -3,7 +3,7 @@
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 
-use crate::diagnosis::{Diagnosis, Mapper, Mark, split_message};
+use crate::diagnosis::{Child, Diagnosis, Mapper, Mark, split_message};
 use crate::messages::Rejection;
 use crate::origins::Cell;
 
@@ -18,7 +18,10 @@ pub(crate) fn rejection(error: &evcxr::Error, cells: &[&Cell], generated: &str) 
         evcxr::Error::CompilationErrors(errors) => {
             let mapper = Mapper::new(cells, generated);
             let found = errors.iter().filter(|error| error.level() == "error");
-            let found = found.map(|error| mapper.diagnose(error)).collect();
+            let mut found: Vec<Diagnosis> = found.map(|error| mapper.diagnose(error)).collect();
+            if found.is_empty() {
+                found = unwritable_types(errors);
+            }
             let command = errors.iter().all(|error| error.json.is_null()) && starts_with_command(cells);
             (if command { COMMAND } else { COMPILE }, presentable(found))
         }
@@ -34,6 +37,56 @@ pub(crate) fn rejection(error: &evcxr::Error, cells: &[&Cell], generated: &str) 
     let message = found.first().map(|first| one_line(first, cells)).unwrap_or_default();
     let rendered = found.iter().flat_map(|diagnosis| draw(diagnosis, cells)).collect();
     Rejection { kind: kind.to_owned(), message, rendered }
+}
+
+/// What the compiler says about types of variables that evcxr has written into its own code. Where
+/// only the compiler's advice has a place in the cell, evcxr keeps the advice and drops the error.
+fn unwritable_types(errors: &[evcxr::CompilationError]) -> Vec<Diagnosis> {
+    let message = "the type of a variable of this cell has a name that is not in scope here".to_owned();
+    let lines = imports(errors);
+    let which = if lines.len() == 1 { "import it" } else { "import the right one" };
+    let advice = match lines.join("\n") {
+        none if none.is_empty() => "give the variable a type with full paths, such as `Box<dyn std::error::Error>`, \
+            or put the lines into `{ … }`; `:last_error_json` has the compiler's own words"
+            .to_owned(),
+        imports => format!("{which} and run the cell again:\n\n{imports}"),
+    };
+    let child = Child { help: true, message: advice, marks: Vec::new(), patches: Vec::new() };
+    vec![Diagnosis { message, children: vec![child], ..Diagnosis::default() }]
+}
+
+/// The `use` lines that the compiler advises for names in code that evcxr has generated.
+fn imports(errors: &[evcxr::CompilationError]) -> Vec<String> {
+    let mut lines: Vec<String> = errors.iter().flat_map(advised).map(|line| line.trim().to_owned()).collect();
+    lines.retain(|line| line.starts_with("use "));
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+/// What one error advises to insert.
+fn advised(error: &evcxr::CompilationError) -> Vec<&str> {
+    let json = &error.json;
+    let in_generated =
+        matches!(error.code(), Some("E0405" | "E0412")) && error.spanned_messages().iter().all(|m| m.span.is_none());
+    let advice: Vec<&serde_json::Value> = match error.level() {
+        "help" => vec![json],
+        _ if in_generated => json["children"].as_array().into_iter().flatten().collect(),
+        _ => Vec::new(),
+    };
+    let spans = advice.into_iter().flat_map(|child| child["spans"].as_array().into_iter().flatten());
+    spans.filter_map(|span| span["suggested_replacement"].as_str()).collect()
+}
+
+/// The imports from std with which a cell compiles whose only fault is that the type of one of its
+/// variables has names that the cell did not need to import: `let q = f();` with
+/// `f() -> Box<dyn std::error::Error>`. Only what the compiler is sure of: one candidate a name.
+pub(crate) fn missing_imports(error: &evcxr::Error) -> Option<String> {
+    let evcxr::Error::CompilationErrors(errors) = error else { return None };
+    let candidates: Vec<Vec<&str>> = errors.iter().map(advised).filter(|lines| !lines.is_empty()).collect();
+    let sure = candidates.iter().all(|lines| lines.len() == 1 && lines[0].trim().starts_with("use std::"));
+    let lines = imports(errors);
+    (sure && !lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// A command that is not carried out.

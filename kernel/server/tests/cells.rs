@@ -170,3 +170,17 @@ fn cells_that_are_not_counted_take_no_number_and_half_characters_end_with_their_
     assert!(run.error()["traceback"].to_string().contains("panic!("), "{}", run.error()["traceback"]);
     assert_eq!(kernel.client.execute("!printf 'abc\\303'").stdout(), "abc\u{FFFD}");
 }
+
+#[test]
+fn a_variable_may_have_a_type_whose_names_are_not_imported() {
+    let mut kernel = start();
+    let code = "fn divide(a: i32, b: i32) -> Result<i32, Box<dyn std::error::Error>> {\n    \
+                if b == 0 { Err(\"div by zero\")? }\n    Ok(a / b)\n}\nlet q = divide(1, 0);";
+    assert_eq!(kernel.client.execute(code).status(), "ok");
+    assert_eq!(kernel.client.execute("q.is_err()").result(), Some("true"));
+    // Two traits of std's have this name, so the person is asked.
+    let unsure = "fn w() -> Box<dyn std::io::Write> { Box::new(std::io::stdout()) }\nlet ww = w();";
+    let run = kernel.client.execute(unsure);
+    assert_eq!(run.error()["ename"], "CompileError");
+    assert!(run.error()["traceback"].to_string().contains("use std::io::Write;"), "{}", run.error());
+}
