@@ -34,6 +34,11 @@ const UNWANTED: &[&str] = &[
     "RUST_LIB_BACKTRACE",
 ];
 
+/// For rust-analyzer alone, which asks `cargo rustc --print cfg`: evcxr gives its own flags to each
+/// compilation. These two are set by nix's build script, which rust-analyzer does not run, and without
+/// them `Errno` is not there, and no variable can hold a `nix::Result`.
+const ANALYSIS_FLAGS: &str = "--cfg linux --cfg linux_android";
+
 /// The places below the build directory that are ours and not evcxr's.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -81,6 +86,7 @@ pub fn set(places: &Places) -> io::Result<()> {
     set_variable("EVCXR_CONFIG_DIR", Some(places.configuration().as_os_str()))?;
     set_variable("RUSTC_WORKSPACE_WRAPPER", Some(binary.as_os_str()))?;
     set_variable(WRAPPER_VARIABLE, Some(OsStr::new("1")))?;
+    set_variable("RUSTFLAGS", Some(OsStr::new(ANALYSIS_FLAGS)))?;
     set_variable("CARGO_TERM_PROGRESS_WHEN", Some(OsStr::new("never")))?;
     name_engine()
 }

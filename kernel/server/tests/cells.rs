@@ -178,6 +178,10 @@ fn a_variable_may_have_a_type_whose_names_are_not_imported() {
                 if b == 0 { Err(\"div by zero\")? }\n    Ok(a / b)\n}\nlet q = divide(1, 0);";
     assert_eq!(kernel.client.execute(code).status(), "ok");
     assert_eq!(kernel.client.execute("q.is_err()").result(), Some("true"));
+    let forked = "let r = unsafe { nix::unistd::fork() };\n\
+                  if let Ok(nix::unistd::ForkResult::Parent { child }) = r { nix::sys::wait::waitpid(child, None)?; }";
+    assert_eq!(kernel.client.execute(forked).status(), "ok", "a nix::Result can be kept");
+    assert_eq!(kernel.client.execute("r.is_ok()").result(), Some("true"));
     // Two traits of std's have this name, so the person is asked.
     let unsure = "fn w() -> Box<dyn std::io::Write> { Box::new(std::io::stdout()) }\nlet ww = w();";
     let run = kernel.client.execute(unsure);
