@@ -419,7 +419,7 @@ fn an_endless_compilation(server: &mut Server) -> Result<(), Failure> {
     let directory = server.directory.clone();
     wait_until("rustc does not start", || !rustcs(&directory).is_empty())?;
     server.take_over()?;
-    wait_until("rustc goes on", || rustcs(&directory).is_empty())?;
+    wait_until("rustc goes on", || rustcs(&directory).is_empty()).inspect_err(|_| end(&rustcs(&directory)))?;
     server.evaluate("kept")
 }
 
@@ -442,7 +442,14 @@ fn nothing_outlives_the_server() -> Result<(), Failure> {
     let status = Command::new(std::env::current_exe()?).arg("server").arg(&build).status()?;
     check(status.code().is_none(), status)?;
     let left = || processes(directory.path(), |_| true);
-    wait_until("a process outlives the server", || left().is_empty())
+    wait_until("a process outlives the server", || left().is_empty()).inspect_err(|_| end(&left()))
+}
+
+/// Ends processes that would go on for ever.
+fn end(processes: &[Pid]) {
+    for pid in processes {
+        let _ = process::kill(*pid, Signal::KILL);
+    }
 }
 
 fn clear(server: &mut Server) -> Result<(), Failure> {
