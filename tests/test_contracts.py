@@ -295,6 +295,8 @@ def test_the_servers_death_ends_every_process(own_kernel):
 
 def test_the_engines_death_costs_nothing_between_cells(own_kernel):
     own_kernel.run("let kept = 5; fn double(x: i32) -> i32 { 2 * x }").good()
+    # The engine answers one request after the other: by then it has made its standby.
+    own_kernel.client.complete("dou", reply=True, timeout=60)
     table = processes()
     engines = [pid for pid in descendants(own_kernel.pid) if "engine" in table.get(pid, (0, []))[1][1:2]]
     assert engines

@@ -42,7 +42,9 @@ fn the_engines_death_is_an_error_of_its_cell_only() {
     assert_eq!(run.error()["ename"], "EngineError");
     let after = kernel.client.execute("double(kept)");
     assert_eq!(after.result(), Some("10"), "{:#?}", after.published);
-    // And once more, with nothing under way.
+    // And once more, with nothing under way. The engine answers requests one after the other, and has
+    // made its standby when it answers the next one.
+    kernel.client.request(Channel::Shell, "complete_request", json!({"code": "dou", "cursor_pos": 3}));
     let engine = engine_of(server);
     kill(engine);
     eventually("the engine's end", || !is_alive(engine));
