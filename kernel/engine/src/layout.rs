@@ -154,11 +154,16 @@ fn body_start(lines: &[&str], mut at: usize) -> usize {
     while starts(at, AROUND) {
         at += 1;
     }
-    if starts(at, &["let mut mutex = evcxr_variable_store"]) {
-        let block = lines[at..].iter().position(|line| *line == ".block_on(async {");
-        at += block.map_or(0, |offset| offset + 1);
-    }
-    at
+    at + runtime_lines(&lines[at.min(lines.len())..])
+}
+
+/// How many lines evcxr has before an async cell's. How they are broken is rustc's choice.
+fn runtime_lines(lines: &[&str]) -> usize {
+    const BLOCK: &str = ".block_on(async {";
+    const RUNTIME: &str = "letmutmutex=evcxr_variable_store.lazy_arc(\"evcxr_tokio_runtime\",";
+    let end = lines.iter().position(|line| *line == BLOCK).map_or(0, |block| block + 1);
+    let text: String = lines[..end].iter().flat_map(|line| line.split_whitespace()).collect();
+    if text.starts_with(RUNTIME) { end } else { 0 }
 }
 
 /// The end of the person's lines, and the line that reports a panic. Counted off from the end.

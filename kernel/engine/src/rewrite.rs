@@ -251,6 +251,23 @@ evcxr_variable_store
     }
 
     #[test]
+    fn a_value_of_an_async_cell_is_shown_through_the_host() {
+        let start = "let mut mutex =\nevcxr_variable_store.lazy_arc(\"evcxr_tokio_runtime\", ||\n\
+            std::sync::Mutex::new(tokio::runtime::Runtime::new().unwrap())); match\nmutex.lock() \
+            { Ok(guard) => guard, Err(poisoned) => poisoned.into_inner(), }\n.block_on(async {\n";
+        let end = "evcxr_variable_store.put_variable::<u8>(stringify!(y), y);\nOk::<(), EvcxrUserCodeError>(())\n});\n";
+        let value = "let y = 1;\nevcxr_send_text_plain(&format!(\"{:?}\",&(\nx.await\n)));\n";
+        let question = "let _ = (|| -> std::result::Result<(), EvcxrUserCodeError> {\n";
+        let head = HEAD.strip_suffix(question).expect("HEAD ends so");
+        let tail = TAIL.split_once("Ok(())})();\n").expect("TAIL has this").1;
+        let text = ["#![allow(unused_imports)]\n", ERRORS, RUNTIME, head, start, value, end, tail].concat();
+        let usual = usual();
+        let shown: Vec<_> = changed(&text).into_iter().filter(|change| !usual.contains(change)).collect();
+        assert_eq!(shown.len(), 2, "{shown:?}");
+        assert!(shown[0].1.contains("forklab_generated::send_text("), "{shown:?}");
+    }
+
+    #[test]
     fn what_is_not_to_be_run_or_not_closed_stays() {
         for text in [
             "fn a() {}\n".to_owned(),
