@@ -109,6 +109,11 @@ pub(crate) fn wait_until_alone(is_waiting: impl Fn() -> io::Result<bool>) -> io:
 
 /// Whether a request has come that nobody has read.
 pub(crate) fn is_waiting(channel: &Channel<FromEngine, ToEngine>) -> io::Result<bool> {
+    is_waiting_within(channel, PollTimeout::ZERO)
+}
+
+/// Whether a request comes within this time.
+pub(crate) fn is_waiting_within(channel: &Channel<FromEngine, ToEngine>, time: PollTimeout) -> io::Result<bool> {
     let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+    Ok(poll(&mut fds, time)? > 0)
 }
