@@ -65,6 +65,7 @@ fn shutdown_and_the_servers_death_leave_nothing() {
             .execute("std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap().id()");
         let stray: u32 = run.result().and_then(|text| text.parse().ok()).expect("a pid");
         let server = kernel.process.id();
+        let directory = runtime_directory(server);
         let ours: Vec<u32> = [children(server, "supervisor"), children(server, "engine"), vec![stray]].concat();
         assert!(ours.len() >= 3 && ours.iter().all(|pid| is_alive(*pid)));
         if how {
@@ -74,6 +75,7 @@ fn shutdown_and_the_servers_death_leave_nothing() {
             assert!(kernel.shut_down().success());
         }
         eventually("the end of every process", || !ours.iter().any(|pid| is_alive(*pid)));
+        eventually("the end of the kernel's directory", || !directory.exists());
     }
 }
 
@@ -156,4 +158,13 @@ fn a_cell_that_runs_at_shutdown_gets_its_reply() {
     assert_eq!(kernel.client.finish(&queued, &Options::default()).status(), "aborted");
     assert_eq!(kernel.client.finish(&running, &Options::default()).status(), "error");
     assert!(kernel.wait(client::DEADLINE).is_some_and(|status| status.success()));
+}
+
+/// The directory that a kernel works in, as its supervisor was told.
+fn runtime_directory(server: u32) -> std::path::PathBuf {
+    let supervisor = children(server, "supervisor")[0];
+    let command = std::fs::read(format!("/proc/{supervisor}/cmdline")).expect("the supervisor lives");
+    let words: Vec<&str> = command.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok()).collect();
+    let option = words.iter().position(|word| *word == "--runtime-dir").expect("it has the option");
+    words[option + 1].into()
 }

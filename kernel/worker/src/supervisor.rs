@@ -40,6 +40,9 @@ const LONGEST_SOCKET: usize = 107;
 /// How long a worker may take to say half a message; all of ours come in one piece.
 const PATIENCE_FOR_A_MESSAGE: Duration = Duration::from_secs(5);
 
+/// How long a dead kernel's directory may resist.
+const TIME_TO_CLEAR: Duration = Duration::from_secs(2);
+
 type Server = Channel<FromSupervisor, ToSupervisor>;
 type Connection = Channel<ToWorker, FromWorker>;
 
@@ -56,9 +59,30 @@ pub fn main(server: UnixStream, runtime_dir: PathBuf) -> io::Result<()> {
         let _ = last_words.send(&FromSupervisor::Failed { message: error.to_string() });
     })?;
     drop(last_words);
-    let result = supervisor.run();
+    let parting = supervisor.run();
     supervisor.end_everything();
-    result
+    if matches!(parting, Ok(Parting::Orphaned)) {
+        clear_away(&runtime_dir);
+    }
+    parting.map(drop)
+}
+
+/// Why the loop has ended.
+enum Parting {
+    /// The server has said so, and clears its directory away itself.
+    Told,
+    /// The server is gone, and was not able to.
+    Orphaned,
+}
+
+/// Removes the dead kernel's directory. Its engine may still be at work in it: it ends by its own
+/// channel and signal, and a file that it makes between our look and our removal of a directory makes
+/// that removal fail; so there are several.
+fn clear_away(directory: &Path) {
+    let deadline = Instant::now() + TIME_TO_CLEAR;
+    while std::fs::remove_dir_all(directory).is_err() && directory.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Opens the socket to which the worker comes with its reports.
@@ -174,15 +198,15 @@ impl Supervisor {
     }
 
     /// The loop. Returns when the server wants it or is gone.
-    fn run(&mut self) -> io::Result<()> {
+    fn run(&mut self) -> io::Result<Parting> {
         loop {
             match self.wait()? {
-                Event::Server(None) => return Ok(()),
-                Event::Server(Some(Received { value: ToSupervisor::Shutdown, .. })) => return Ok(()),
+                Event::Server(None) => return Ok(Parting::Orphaned),
+                Event::Server(Some(Received { value: ToSupervisor::Shutdown, .. })) => return Ok(Parting::Told),
                 Event::Server(Some(request)) => self.on_request(request)?,
                 Event::Signal => {
                     if self.on_signals()? {
-                        return Ok(());
+                        return Ok(Parting::Orphaned);
                     }
                 }
                 Event::Knock => self.on_knock()?,
