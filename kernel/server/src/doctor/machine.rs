@@ -1,9 +1,8 @@
 //! The machine as cells find it: directories, limits, and what /proc shows.
 
 use std::env;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -80,10 +79,11 @@ fn manifest_above(directory: &Path) -> Option<PathBuf> {
 }
 
 fn runs(program: &Path) -> io::Result<bool> {
-    let file = File::options().write(true).create_new(true).mode(0o700).open(program)?;
-    io::Write::write_all(&mut &file, b"#!/bin/sh\nexit 7\n")?;
-    drop(file);
-    Ok(Command::new(program).stdin(Stdio::null()).status()?.code() == Some(7))
+    // A shell writes it. Were it written here, a child that another thread forks between our open and
+    // our close would hold the descriptor until its exec, and the program would be "busy" (ETXTBSY).
+    let script = r#"printf '#!/bin/sh\nexit 7\n' > "$1" && chmod 700 "$1""#;
+    let written = Command::new("sh").args(["-c", script, "sh"]).arg(program).stdin(Stdio::null()).status()?;
+    Ok(written.success() && Command::new(program).stdin(Stdio::null()).status()?.code() == Some(7))
 }
 
 pub(super) fn disk() -> Finding {
