@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use evcxr::{CommandContext, EvalOutputs};
 use forklab_sys::alone;
@@ -28,8 +29,8 @@ use crate::standby::{self, Standby};
 use crate::start::{self, HiddenStd, Started};
 use crate::template::Data;
 
-/// How long the server may take to send a cell that waits for the engine, in milliseconds.
-const TIME_FOR_A_WAITING_CELL: u8 = 50;
+/// How long the server may take to send a cell that waits for the engine.
+const TIME_FOR_A_WAITING_CELL: Duration = Duration::from_millis(50);
 
 /// The status with which an engine leaves that cannot go on, and that of one whose state may be
 /// broken by a panic.
@@ -130,7 +131,7 @@ impl Engine {
     fn run(&mut self, channel: &mut Peer) -> io::Result<()> {
         channel.send(&FromEngine::Ready)?;
         // A cell that has been waiting comes as soon as the server knows that it can; it goes first.
-        if !standby::is_waiting_within(channel, TIME_FOR_A_WAITING_CELL.into())? {
+        if !standby::is_waiting_within(channel, TIME_FOR_A_WAITING_CELL)? {
             // What a panic breaks here breaks again in a cell, where somebody sees it.
             let _ = self.noise.during(duplicate(channel)?, || start::warm_up(&mut self.context));
             alone::trim_memory();

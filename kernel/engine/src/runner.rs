@@ -19,15 +19,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use forklab_sys::channel::Channel;
+use forklab_sys::events::readable;
 use forklab_sys::inherit;
+use forklab_sys::ready::wait_readable;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::messages::{FromRunner, ToRunner};
 
@@ -101,15 +103,15 @@ impl Runner {
     fn next(&mut self) -> io::Result<Next> {
         let stdin = io::stdin();
         loop {
-            if readable(self.channel.as_fd(), PollTimeout::ZERO)? {
+            if wait_readable(self.channel.as_fd(), Some(Duration::ZERO))? {
                 return Ok(self.receive()?.map_or(Next::End, Next::Message));
             }
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
                 return Ok(Next::Line(String::from_utf8_lossy(&line).into_owned()));
             }
-            wait_for_either(self.channel.as_fd(), stdin.as_fd())?;
-            if readable(self.channel.as_fd(), PollTimeout::ZERO)? {
+            readable(&[self.channel.as_fd(), stdin.as_fd()], None)?;
+            if wait_readable(self.channel.as_fd(), Some(Duration::ZERO))? {
                 continue;
             }
             let mut buffer = [0; 4096];
@@ -124,7 +126,7 @@ impl Runner {
 
     /// Waits for the server's next message. A reset's epoch is kept before the reset is taken.
     fn receive(&mut self) -> io::Result<Option<ToRunner>> {
-        while !readable(self.channel.as_fd(), PollTimeout::NONE)? {}
+        wait_readable(self.channel.as_fd(), None)?;
         if let Some(ToRunner::Reset { epoch }) = self.channel.peek()? {
             self.epoch.keep(epoch);
         }
@@ -235,23 +237,6 @@ fn say(text: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text)?;
     stdout.flush()
-}
-
-fn readable(fd: BorrowedFd<'_>, timeout: PollTimeout) -> io::Result<bool> {
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    match poll(&mut fds, timeout) {
-        Ok(count) => Ok(count > 0),
-        Err(nix::errno::Errno::EINTR) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn wait_for_either(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
-    let mut fds = [PollFd::new(one, PollFlags::POLLIN), PollFd::new(other, PollFlags::POLLIN)];
-    match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use forklab_sys::alone;
 use forklab_sys::channel::Channel;
 use forklab_sys::process::{self, Fork, Pid, Signal};
+use forklab_sys::ready::wait_readable;
 use forklab_sys::role;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::messages::{FromEngine, ToEngine};
 
@@ -109,11 +109,10 @@ pub(crate) fn wait_until_alone(is_waiting: impl Fn() -> io::Result<bool>) -> io:
 
 /// Whether a request has come that nobody has read.
 pub(crate) fn is_waiting(channel: &Channel<FromEngine, ToEngine>) -> io::Result<bool> {
-    is_waiting_within(channel, PollTimeout::ZERO)
+    is_waiting_within(channel, Duration::ZERO)
 }
 
 /// Whether a request comes within this time.
-pub(crate) fn is_waiting_within(channel: &Channel<FromEngine, ToEngine>, time: PollTimeout) -> io::Result<bool> {
-    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut fds, time)? > 0)
+pub(crate) fn is_waiting_within(channel: &Channel<FromEngine, ToEngine>, time: Duration) -> io::Result<bool> {
+    wait_readable(channel.as_fd(), Some(time))
 }

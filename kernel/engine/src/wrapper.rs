@@ -15,9 +15,9 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use forklab_sys::events::readable;
 use forklab_sys::process::{self, ExitStatus, Fork, Pid, Signal};
 use forklab_sys::{alone, role};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::environment::{ENGINE_VARIABLE, WRAPPER_VARIABLE};
 use crate::origins::{Cell, Origins};
@@ -91,14 +91,7 @@ fn attend() -> io::Result<()> {
 
 /// Waits until one of two processes has ended. `true` when it is the first alone.
 fn first_end(one: &OwnedFd, other: &OwnedFd) -> io::Result<bool> {
-    let mut fds = [one, other].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
-    loop {
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) => return Ok(fds[1].any() != Some(true)),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    Ok(!readable(&[one.as_fd(), other.as_fd()], None)?[1])
 }
 
 fn is_cell(arguments: &[OsString]) -> bool {

@@ -60,10 +60,7 @@ fn engine_of(server: u32) -> u32 {
 fn shutdown_and_the_servers_death_leave_nothing() {
     for how in [false, true] {
         let mut kernel = start();
-        let run = kernel
-            .client
-            .execute("std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap().id()");
-        let stray: u32 = run.result().and_then(|text| text.parse().ok()).expect("a pid");
+        let stray = leave_behind(&mut kernel);
         let server = kernel.process.id();
         let directory = runtime_directory(server);
         let ours: Vec<u32> = [children(server, "supervisor"), children(server, "engine"), vec![stray]].concat();
@@ -131,10 +128,7 @@ fn a_kernel_without_a_compiler_says_so_and_runs_shell_lines() {
 #[test]
 fn the_supervisors_death_ends_its_processes_and_a_new_one_serves() {
     let mut kernel = start();
-    let run = kernel
-        .client
-        .execute("std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap().id()");
-    let stray: u32 = run.result().and_then(|text| text.parse().ok()).expect("a pid");
+    let stray = leave_behind(&mut kernel);
     let server = kernel.process.id();
     let supervisor = children(server, "supervisor")[0];
     kill(supervisor);
@@ -158,6 +152,14 @@ fn a_cell_that_runs_at_shutdown_gets_its_reply() {
     assert_eq!(kernel.client.finish(&queued, &Options::default()).status(), "aborted");
     assert_eq!(kernel.client.finish(&running, &Options::default()).status(), "error");
     assert!(kernel.wait(client::DEADLINE).is_some_and(|status| status.success()));
+}
+
+/// Has a cell start a process that outlives it, in a session of its own; returns its pid.
+fn leave_behind(kernel: &mut Kernel) -> u32 {
+    let run = kernel
+        .client
+        .execute("std::process::Command::new(\"setsid\").args([\"sleep\", \"1000\"]).spawn().unwrap().id()");
+    run.result().and_then(|text| text.parse().ok()).expect("a pid")
 }
 
 /// The directory that a kernel works in, as its supervisor was told.

@@ -246,7 +246,7 @@ impl Compiler {
 
     /// The processes of ours that compile: the engine, its standby, and what they run.
     pub fn processes(&self) -> Vec<i32> {
-        let roots = [Some(self.child.id() as i32), Some(self.pid), self.standby.as_ref().map(|(pid, _)| *pid)];
+        let roots = [Some(self.spawned_pid()), Some(self.pid), self.standby.as_ref().map(|(pid, _)| *pid)];
         let roots: Vec<Pid> = roots.into_iter().flatten().filter_map(Pid::from_raw).collect();
         let below = roots.iter().flat_map(|root| procfs::descendants(*root)).map(|stat| stat.identity.pid);
         below.chain(roots.iter().copied()).map(|pid| pid.as_raw()).collect()

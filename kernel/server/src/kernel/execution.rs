@@ -360,8 +360,7 @@ impl Kernel {
     /// Delivers what was written, then the result or the error, then the reply.
     pub(super) fn finish(&mut self) {
         let Some(running) = self.running.take() else { return };
-        self.deliver_all(running.cell);
-        self.end_characters(running.cell);
+        self.deliver_last(running.cell);
         let Execution { request, results, error, refused, writers, .. } = running;
         // From here on, only processes of the cell hold its sockets open.
         drop(writers);

@@ -24,11 +24,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use forklab_engine::messages::FromEngine;
+use forklab_sys::events::readable;
 use forklab_sys::process::{self, Pid};
 use forklab_sys::procfs;
+use forklab_sys::ready::wait_readable;
 use forklab_worker::messages::{CellId, FromSupervisor};
 use jupyter_protocol::messaging::{ReplyError, Stdio};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -74,6 +75,14 @@ struct LiveOutput {
     output: Output,
     /// The request that it belongs to, also after the cell's end.
     parent: Origin,
+}
+
+impl LiveOutput {
+    /// Publishes everything that is in the sockets now.
+    fn deliver(&mut self, front: &FrontEnd, buffer: &mut [u8]) {
+        self.output.read(buffer, READ_AT_END);
+        publish(front, &self.parent, self.output.take_all());
+    }
 }
 
 /// The state of a notebook.
@@ -199,32 +208,20 @@ impl Kernel {
                 }
             }
         }
-        let mut polled: Vec<PollFd<'_>> =
-            descriptors.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        match poll(&mut polled, self.timeout()) {
-            Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        }
-        let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        let happened = readable(&descriptors, self.patience())?;
         let mut events: Vec<Event> =
-            events.into_iter().zip(&polled).filter(|(_, fd)| happened(fd)).map(|(event, _)| event).collect();
+            events.into_iter().zip(happened).filter(|(_, happened)| *happened).map(|(event, _)| event).collect();
         events.dedup();
         Ok(events)
     }
 
-    fn timeout(&self) -> PollTimeout {
+    /// How long nothing is due without an event; `None`: for ever.
+    fn patience(&self) -> Option<Duration> {
         if self.running.is_none() && !self.queue.is_empty() {
-            return PollTimeout::ZERO;
+            return Some(Duration::ZERO);
         }
         let next = self.outputs.values().filter_map(|live| live.output.deadline()).min();
-        match next {
-            None => PollTimeout::NONE,
-            Some(deadline) => {
-                let wait = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-                PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)
-            }
-        }
+        next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     fn handle(&mut self, event: Event) -> io::Result<Flow> {
@@ -319,8 +316,7 @@ impl Kernel {
 
     fn on_runner_event(&mut self) -> io::Result<()> {
         // The engine may have been replaced, and its runner with it, since poll(2) said so.
-        let mut runner = [PollFd::new(self.compiler.runner().as_fd(), PollFlags::POLLIN)];
-        if poll(&mut runner, PollTimeout::ZERO).is_ok_and(|ready| ready == 0) {
+        if !wait_readable(self.compiler.runner().as_fd(), Some(Duration::ZERO))? {
             return Ok(());
         }
         match self.compiler.runner().receive() {
@@ -349,17 +345,18 @@ impl Kernel {
     /// wrote before its function returned is among it: a write to a socket is in its queue when
     /// write(2) returns, and the worker reports after that.
     fn deliver_all(&mut self, cell: CellId) {
-        let Some(live) = self.outputs.get_mut(&cell) else { return };
-        live.output.read(&mut self.buffer, READ_AT_END);
-        publish(&self.front, &live.parent, live.output.take_all());
+        if let Some(live) = self.outputs.get_mut(&cell) {
+            live.deliver(&self.front, &mut self.buffer);
+        }
     }
 
-    /// At a cell's end, characters that the worker or a dead process has begun will never be whole.
-    fn end_characters(&mut self, cell: CellId) {
+    /// Delivers a cell's output at its end: characters that the worker or a dead process has begun
+    /// will never be whole.
+    fn deliver_last(&mut self, cell: CellId) {
         let Some(live) = self.outputs.get_mut(&cell) else { return };
+        live.output.read(&mut self.buffer, READ_AT_END);
         let worker = self.worker;
-        let gone = |pid: i32| pid == worker || !Path::new(&format!("/proc/{pid}")).exists();
-        live.output.end_characters(gone);
+        live.output.end_characters(|pid| pid == worker || !Path::new(&format!("/proc/{pid}")).exists());
         publish(&self.front, &live.parent, live.output.take_all());
     }
 
@@ -391,8 +388,7 @@ impl Kernel {
         self.far.leave();
         self.compiler.leave();
         for (_, mut live) in std::mem::take(&mut self.outputs) {
-            live.output.read(&mut self.buffer, READ_AT_END);
-            publish(&self.front, &live.parent, live.output.take_all());
+            live.deliver(&self.front, &mut self.buffer);
         }
         self.front.close();
         if let Err(error) = self.runtime.close() {
