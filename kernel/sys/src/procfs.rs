@@ -1,11 +1,19 @@
-//! What `/proc` knows of other processes: parents and children, start times, and what a thread
-//! waits for. Looking only; a process may be gone by the time the answer is used.
+//! What `/proc` knows of other processes: parents and children, start times, what they use and run,
+//! and what a thread waits for. Looking only; a process may be gone by the time the answer is used.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::process::Pid;
+
+mod memory;
+
+pub use memory::{proportional, resident};
 
 /// A process for good: its pid, and when it started, in clock ticks since the machine's boot.
 /// A pid alone is given to another process in time.
@@ -26,22 +34,71 @@ pub struct Stat {
     pub parent: Option<Pid>,
     /// Whether it has ended and waits to be reaped.
     pub zombie: bool,
+    /// The letter of its state: `R`, `S`, `D`, `T`, `Z`, …; that of the main thread.
+    pub state: char,
+    /// Its session; 0 where the session's leader has no number in our pid namespace.
+    pub session: i32,
+    /// Processor time of all its threads, in user mode and in the system, to a clock tick (10 ms).
+    pub cpu: Duration,
+    /// Processor time of the children that it has waited for, and of those that they had waited for.
+    pub children_cpu: Duration,
 }
 
 /// Looks a process up. `None` when there is no such process.
 pub fn stat(pid: Pid) -> Option<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The fields of proc_pid_stat(5), counted there from 1: the state is the third.
+fn parse(pid: Pid, text: &[u8]) -> Option<Stat> {
     // The name stands in parentheses and may hold any, so the fields start after the last.
     let end = text.iter().rposition(|&b| b == b')')?;
-    let mut fields = std::str::from_utf8(text.get(end + 2..)?).ok()?.split(' ');
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
+    let fields: Vec<&str> = std::str::from_utf8(text.get(end + 2..)?).ok()?.split(' ').collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    let time = |first: usize, second: usize| {
+        // Those of the children are signed numbers there.
+        let sum = field(first)?.parse::<i64>().ok()?.checked_add(field(second)?.parse().ok()?)?;
+        Some(duration_of_ticks(sum.max(0) as u64))
+    };
+    let state = field(3)?.chars().next()?;
     Some(Stat {
-        identity: Identity { pid, started },
-        parent: Pid::from_raw(parent),
-        zombie: matches!(state, "Z" | "X"),
+        identity: Identity { pid, started: field(22)?.parse().ok()? },
+        parent: Pid::from_raw(field(4)?.parse().ok()?),
+        zombie: matches!(state, 'Z' | 'X'),
+        state,
+        session: field(6)?.parse().ok()?,
+        cpu: time(14, 15)?,
+        children_cpu: time(16, 17)?,
     })
+}
+
+/// How long ago a process was started, to a clock tick (10 ms); time in which the machine was
+/// suspended counts.
+pub fn age(process: &Identity) -> Duration {
+    let Ok(now) = clock_gettime(ClockId::CLOCK_BOOTTIME) else { return Duration::ZERO };
+    Duration::from(now).saturating_sub(duration_of_ticks(process.started))
+}
+
+/// Clock ticks as `/proc` counts them. Linux shows everybody 100 a second, whatever it counts in.
+fn duration_of_ticks(ticks: u64) -> Duration {
+    let frequency = sysconf(SysconfVar::CLK_TCK).ok().flatten().map_or(100, |n| n.max(1) as u64);
+    Duration::from_secs(ticks / frequency) + Duration::from_secs(1) * (ticks % frequency) as u32 / frequency as u32
+}
+
+/// What a process was started with, its arguments with a space between them. `None` when there is no
+/// such process, or when it has none: a zombie, a thread of the system's.
+pub fn command_line(pid: Pid) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim_end_matches('\0').replace('\0', " ");
+    (!text.is_empty()).then_some(text)
+}
+
+/// The name of a process's main thread, at most 15 bytes. `None` when there is no such process.
+pub fn name(pid: Pid) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
 /// Everybody below a process, children before their own children, zombies included.
@@ -151,10 +208,15 @@ fn read_memory(pid: Pid, address: u64, bytes: &mut [u8]) -> bool {
     fs::File::open(format!("/proc/{pid}/mem")).and_then(|memory| memory.read_exact_at(bytes, address)).is_ok()
 }
 
+/// What a descriptor of a process is open on: a path, or `socket:[7]`, `pipe:[7]`, `anon_inode:…`.
+/// `None` when it is not open, or when this process may not look.
+pub fn open_on(pid: Pid, descriptor: i32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).ok()
+}
+
 /// Whether a descriptor of a process is open on this file, or on the one named as its terminal.
 pub fn is_open_on(pid: Pid, descriptor: i32, path: &Path) -> bool {
-    fs::read_link(format!("/proc/{pid}/fd/{descriptor}"))
-        .is_ok_and(|target| target == path || target == Path::new("/dev/tty"))
+    open_on(pid, descriptor).is_some_and(|target| target == path || target == Path::new("/dev/tty"))
 }
 
 /// The numbers of the system calls in which a thread may wait for input.
@@ -233,5 +295,48 @@ mod tests {
             drop(child.stdin.take());
             child.wait().expect("it is ours");
         }
+    }
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let line = b"7 (a) R 1 b) ) T 3 7 5 0 -1 64 1 2 3 4 250 50 -1 -1 20 0 1 0 1234 99 1 2\n";
+        let stat = parse(Pid::this(), line).expect("it has all the fields");
+        assert_eq!((stat.state, stat.zombie, stat.session), ('T', false, 5));
+        assert_eq!((stat.parent, stat.identity.started), (Pid::from_raw(3), 1234));
+        assert_eq!((stat.cpu, stat.children_cpu), (Duration::from_secs(3), Duration::ZERO));
+        assert!(parse(Pid::this(), b"7 (sh) R 1").is_none());
+    }
+
+    #[test]
+    fn what_a_process_runs_and_how_long_it_has_run() {
+        let before = Instant::now();
+        let mut child = Command::new("cat").arg("-").stdin(Stdio::piped()).spawn().expect("cat is there");
+        let pid = Pid::from_raw(child.id() as i32).expect("a pid");
+        until("the program is there", || command_line(pid).as_deref() == Some("cat -"));
+        assert_eq!(name(pid).as_deref(), Some("cat"));
+        assert!(open_on(pid, 0).is_some_and(|target| target.to_string_lossy().starts_with("pipe:[")));
+        assert_eq!(open_on(pid, 77), None);
+        let identity = stat(pid).expect("it lives").identity;
+        until("it has grown old", || age(&identity) >= Duration::from_millis(50));
+        // The start is rounded down to a tick.
+        assert!(age(&identity) <= before.elapsed() + Duration::from_millis(20));
+        drop(child.stdin.take());
+        until("it is a zombie", || stat(pid).is_some_and(|s| s.state == 'Z'));
+        assert_eq!(command_line(pid), None);
+        assert_eq!(name(pid).as_deref(), Some("cat"), "a zombie keeps its name");
+        child.wait().expect("it is ours");
+        assert_eq!((name(pid), command_line(pid)), (None, None));
+    }
+
+    #[test]
+    fn processor_time_goes_from_the_child_to_the_parent_that_waits() {
+        let script = "(i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done); read line";
+        let mut child = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().expect("sh is there");
+        let pid = Pid::from_raw(child.id() as i32).expect("a pid");
+        until("the loop has been waited for", || {
+            stat(pid).is_some_and(|s| s.children_cpu > Duration::from_millis(50) && s.cpu < s.children_cpu)
+        });
+        drop(child.stdin.take());
+        child.wait().expect("it is ours");
     }
 }
