@@ -6,3 +6,5 @@ pub mod doctor;
 pub mod install;
 pub mod jupyter;
 pub mod kernel;
+pub mod limits;
+mod nearest;

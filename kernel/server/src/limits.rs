@@ -1,0 +1,3 @@
+//! The limits of the person who runs the server.
+
+pub mod values;
