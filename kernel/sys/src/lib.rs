@@ -17,6 +17,7 @@ pub mod pty;
 #[cfg(feature = "zeromq")]
 pub mod zeromq;
 
+pub mod cgroup;
 pub mod checkpoint;
 pub mod descriptors;
 pub mod events;
