@@ -67,27 +67,33 @@ pub fn long_size(bytes: u64) -> String {
     }
 }
 
-/// A time as [`time`] reads it: `10s`, `500ms`, `1h30m`.
+/// A time as [`time`] reads it, exact: `10s`, `500ms`, `1h30m`.
 pub fn short_time(time: Duration) -> String {
-    long_time(time).replace(' ', "")
+    parts(time).concat().replace(' ', "")
 }
 
-/// A time for a person: `10 s`, `500 ms`, `1 h 30 m`.
+/// A time for a person: `10 s`, `2.5 s`, `500 ms`, `1 h 30 m`.
 pub fn long_time(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let mut parts = Vec::new();
-    for (amount, unit) in [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")] {
-        if amount > 0 {
-            parts.push(format!("{amount} {unit}"));
-        }
+    if (1..60).contains(&time.as_secs()) && time.subsec_nanos() > 0 {
+        return format!("{} s", (time.as_secs_f64() * 1e3).floor() / 1e3);
     }
-    let rest = time.subsec_nanos();
-    for (amount, unit) in [(rest / 1_000_000, "ms"), (rest / 1_000 % 1_000, "us"), (rest % 1_000, "ns")] {
-        if amount > 0 {
-            parts.push(format!("{amount} {unit}"));
-        }
-    }
-    if parts.is_empty() { "0 s".to_owned() } else { parts.join(" ") }
+    parts(time).join(" ")
+}
+
+/// The amount of each unit that there is any of.
+fn parts(time: Duration) -> Vec<String> {
+    let (seconds, rest) = (time.as_secs(), u64::from(time.subsec_nanos()));
+    let amounts = [
+        (seconds / 3600, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (rest / 1_000_000, "ms"),
+        (rest / 1_000 % 1_000, "us"),
+        (rest % 1_000, "ns"),
+    ];
+    let parts: Vec<String> =
+        amounts.iter().filter(|(amount, _)| *amount > 0).map(|(amount, unit)| format!("{amount} {unit}")).collect();
+    if parts.is_empty() { vec!["0 s".to_owned()] } else { parts }
 }
 
 /// A number and its noun.
@@ -166,7 +172,7 @@ mod tests {
         assert_eq!(long_size((1 << 20) - 1), "1023.9 KiB");
         assert_eq!(long_size(u64::MAX), "16777215.9 TiB");
         assert_eq!(long_time(Duration::from_secs(5400)), "1 h 30 m");
-        assert_eq!(long_time(Duration::from_millis(2500)), "2 s 500 ms");
+        assert_eq!(long_time(Duration::from_millis(2500)), "2.5 s");
         assert_eq!(long_time(Duration::ZERO), "0 s");
     }
 }

@@ -182,6 +182,13 @@ mod tests {
     }
 
     #[test]
+    fn limit_lists_the_limits_that_there_are() {
+        let limit = named("limit").expect("it is there");
+        let listed: Vec<_> = limit.options.iter().map(|(word, _)| word.trim_end_matches('=')).collect();
+        assert_eq!(listed, crate::limits::names());
+    }
+
+    #[test]
     fn the_rows_stand_as_they_are_listed() {
         let order: Vec<_> = MAGICS.iter().map(|magic| (matches!(magic.kind, Kind::Line(_)), magic.name)).collect();
         assert!(order.is_sorted(), "{order:?}");
