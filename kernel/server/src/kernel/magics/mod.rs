@@ -95,21 +95,23 @@ impl Cell {
     /// An unknown magic, one whose arguments cannot be read, or one that stands behind code.
     pub fn parse(source: &str) -> Result<Cell, MagicError> {
         let mut cell = Cell::default();
-        let mut lines: Vec<String> = Vec::new();
+        // With all lines, so that those that remain keep their numbers.
+        let mut code = String::with_capacity(source.len());
         let mut rust = Rust::default();
         for (index, line) in source.lines().enumerate() {
             let wrong = |message| MagicError { line: index + 1, message };
             // evcxr's commands and comments do not end the head: a magic or a `!` line after them
             // is still the first thing to run.
             let head = rust.before_code();
+            if index > 0 {
+                code.push('\n');
+            }
             if head && line.trim_start().starts_with('%') {
                 cell.magic(line, index + 1).map_err(wrong)?;
-                lines.push(String::new());
             } else if head && line.starts_with('!') {
                 cell.head.push(Step::Shell(line[1..].trim().to_owned()));
-                lines.push(String::new());
             } else if line.starts_with('!') && rust.at_statement() {
-                lines.push(system_call(line[1..].trim()));
+                code.push_str(&system_call(line[1..].trim()));
             } else {
                 if let Some(message) = misplaced(line, &rust) {
                     return Err(wrong(message));
@@ -117,11 +119,11 @@ impl Cell {
                 if !(head && line.trim_start().starts_with(':')) {
                     rust.read(line);
                 }
-                lines.push(line.to_owned());
+                code.push_str(line);
             }
         }
-        if lines.iter().any(|line| !line.trim().is_empty()) {
-            cell.code = lines.join("\n");
+        if !code.trim().is_empty() {
+            cell.code = code;
         }
         Ok(cell)
     }

@@ -44,9 +44,12 @@ impl Rust {
         }
     }
 
+    /// What is left of `text` behind the end of what it is inside, or behind a step towards it.
     fn skip_inside<'a>(&mut self, inside: Inside, text: &'a str) -> &'a str {
         match inside {
             Inside::Comment(depth) => {
+                let Some(at) = text.find(['*', '/']) else { return "" };
+                let text = &text[at..];
                 if let Some(rest) = text.strip_prefix("*/") {
                     self.inside = (depth > 1).then(|| Inside::Comment(depth - 1));
                     rest
@@ -58,28 +61,25 @@ impl Rust {
                 }
             }
             Inside::Str => {
-                if let Some(rest) = text.strip_prefix('\\') {
-                    skip_char(rest)
-                } else if let Some(rest) = text.strip_prefix('"') {
-                    self.inside = None;
-                    rest
-                } else {
-                    skip_char(text)
-                }
+                let Some(at) = text.find(['\\', '"']) else { return "" };
+                let escaped = text[at..].starts_with('\\');
+                self.inside = escaped.then_some(inside);
+                if escaped { skip_char(&text[at + 1..]) } else { &text[at + 1..] }
             }
             Inside::RawStr(hashes) => {
                 let end = format!("\"{}", "#".repeat(hashes));
-                match text.strip_prefix(end.as_str()) {
-                    Some(rest) => {
+                match text.split_once(end.as_str()) {
+                    Some((_, rest)) => {
                         self.inside = None;
                         rest
                     }
-                    None => skip_char(text),
+                    None => "",
                 }
             }
         }
     }
 
+    /// What is left of `text` behind its first token, or a part of that; a bracket is one by itself.
     fn skip_code<'a>(&mut self, text: &'a str) -> &'a str {
         if text.starts_with("//") {
             return "";
@@ -98,6 +98,10 @@ impl Rust {
             return rest;
         }
         let first = text.chars().next().unwrap_or(' ');
+        if is_word(first) {
+            self.last = Some(first);
+            return text.trim_start_matches(is_word);
+        }
         if first == '"' {
             self.inside = Some(Inside::Str);
         }
@@ -106,6 +110,10 @@ impl Rust {
         }
         skip_char(text)
     }
+}
+
+fn is_word(c: char) -> bool {
+    c == '_' || c.is_alphanumeric()
 }
 
 fn skip_char(text: &str) -> &str {
@@ -167,6 +175,29 @@ mod tests {
         assert_eq!(indent_of_incomplete("fn f() { g(')'); // }"), Some(4));
         assert_eq!(indent_of_incomplete("let s = \"{\";"), None);
         assert_eq!(indent_of_incomplete("let s = \"abc"), Some(0));
+    }
+
+    #[test]
+    fn strings_and_comments_end_where_they_end() {
+        let complete = [
+            r#"f("a\"(");"#,
+            r##"f(r#"a"("#);"##,
+            r#"f(br"\", b"\\", c"(");"#,
+            "f(/* ( /* ( */ ( */);",
+            "f(/*/ ( */);",
+            "/***/ f();",
+            "f('(', '\\'', b'(', '\\u{28}');",
+            "fn f<'a>(x: &'a str) {}",
+            "let r#for = r\"(\";",
+            "let é = \"é(\";",
+            "let s = \"a\\\n(\";",
+        ];
+        for source in complete {
+            assert_eq!(indent_of_incomplete(source), None, "{source}");
+        }
+        for source in ["f(\"\\\\\", \"(\"", "/* /* */", "let s = r##\"\"#", "let s = \"\\\"", "'('; {"] {
+            assert!(indent_of_incomplete(source).is_some(), "{source}");
+        }
     }
 
     #[test]
