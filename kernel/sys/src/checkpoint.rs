@@ -35,7 +35,8 @@ pub enum Copy {
 }
 
 /// Makes the copy; returns when it sleeps, and a second time in the copy when it is woken. In the
-/// copy, `own` leads nowhere.
+/// copy, `own` leads nowhere. `score` is the copy's [`crate::role::memory_victim_score`] as long as it
+/// sleeps: when the process does away with all memory, the copy must be there yet.
 ///
 /// Other threads of this process do not exist in the copy, and a lock that one of them held stays
 /// locked there, as after every fork.
@@ -43,12 +44,16 @@ pub enum Copy {
 /// # Errors
 /// `WouldBlock` when the user or the machine has too many processes, `OutOfMemory`, or those of
 /// socketpair(2).
-pub fn take(own: BorrowedFd<'_>) -> io::Result<Copy> {
+pub fn take(own: BorrowedFd<'_>, score: Option<i32>) -> io::Result<Copy> {
     let (mut line, sleeper) = UnixStream::pair()?;
     let null = null()?;
     let parked = Parked::survey(&[sleeper.as_fd(), null.as_fd()], &[line.as_fd(), own]);
+    let score = score.map(|score| score.to_string());
     match clone_sibling()? {
         Fork::Child => {
+            if let Some(score) = &score {
+                set_victim_score(score);
+            }
             fall_asleep(&sleeper, &parked, null.as_fd());
             drop(line);
             parked.restore()?;
@@ -82,6 +87,18 @@ fn fall_asleep(mut line: &UnixStream, parked: &Parked, null: BorrowedFd<'_>) {
             0 | -1 => exit_now(0),
             _ => return,
         }
+    }
+}
+
+/// Without allocation. Where it fails, the largest process goes first, whoever that is.
+fn set_victim_score(score: &str) {
+    // SAFETY: the path is a string with a zero at its end.
+    let file = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if file >= 0 {
+        // SAFETY: the bytes are readable, and the descriptor is our own.
+        unsafe { libc::write(file, score.as_ptr().cast(), score.len()) };
+        // SAFETY: it is our own, and nobody uses it from here on.
+        unsafe { libc::close(file) };
     }
 }
 

@@ -196,6 +196,15 @@ pub fn write_output(mut text: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// What a descriptor is open on, as fstat(2) numbers it: for a socket, the number that
+/// `/proc/<pid>/fd` shows.
+///
+/// # Errors
+/// None for an open descriptor.
+pub fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(descriptor)?.st_ino)
+}
+
 /// The number of a descriptor, for messages and `/proc`.
 pub fn number(descriptor: BorrowedFd<'_>) -> i32 {
     descriptor.as_raw_fd()

@@ -3,7 +3,9 @@
 use std::ffi::CStr;
 use std::io;
 
-use crate::process::Signal;
+use nix::libc;
+
+use crate::process::{Pid, Signal};
 
 /// Asks for a signal at the death of this process's parent: PR_SET_PDEATHSIG. Children do not
 /// inherit the wish. The parent is the *thread* that forked or spawned.
@@ -27,4 +29,52 @@ pub fn adopt_orphans() -> io::Result<()> {
 pub fn set_name(name: &CStr) {
     // It fails for no name; a longer one is cut.
     let _ = nix::sys::prctl::set_name(name);
+}
+
+/// How much rather than others this process is ended when memory is short: `oom_score_adj` of
+/// proc(5), from -1000 to 1000. Children inherit it.
+pub fn memory_victim_score() -> Option<i32> {
+    std::fs::read_to_string(VICTIM_SCORE).ok()?.trim().parse().ok()
+}
+
+/// Sets [`memory_victim_score`]. Everybody may raise it, and lower it again to where it was.
+///
+/// # Errors
+/// `PermissionDenied` for a score below that; those of opening a file in `/proc`.
+pub fn set_memory_victim_score(score: i32) -> io::Result<()> {
+    std::fs::write(VICTIM_SCORE, score.to_string())
+}
+
+const VICTIM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// Sets how many files a process may have open, as far as its hard limit allows: the soft
+/// RLIMIT_NOFILE of prlimit(2). Its children inherit it.
+///
+/// # Errors
+/// `PermissionDenied` for another user's process, `NotFound` when it is gone.
+pub fn limit_open_files(pid: Pid, most: u64) -> io::Result<()> {
+    let limit = open_files(pid)?;
+    let new = libc::rlimit { rlim_cur: most.min(limit.rlim_max), rlim_max: limit.rlim_max };
+    // SAFETY: `new` is a valid structure for the call, and nothing is written.
+    match unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &raw const new, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// How many files a process may have open now: its soft RLIMIT_NOFILE.
+///
+/// # Errors
+/// As [`limit_open_files`].
+pub fn most_open_files(pid: Pid) -> io::Result<u64> {
+    Ok(open_files(pid)?.rlim_cur)
+}
+
+fn open_files(pid: Pid) -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable and of the right size; no new limit is given.
+    match unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) } {
+        0 => Ok(limit),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -46,6 +46,46 @@ impl AsFd for Signals {
     }
 }
 
+/// SIGINT, held back from this thread and from the children that it forks meanwhile.
+#[derive(Debug)]
+#[must_use = "SIGINT stays blocked until it is released"]
+pub struct HeldInterrupts {
+    /// Somebody else had blocked it before.
+    blocked_before: bool,
+}
+
+/// Holds SIGINT back until it is released.
+pub fn hold_interrupts() -> HeldInterrupts {
+    let mut before = SigSet::empty();
+    // Nothing can fail here: the set is valid, and so is the place for the old one.
+    let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&interrupts()), Some(&mut before));
+    HeldInterrupts { blocked_before: before.contains(nix::sys::signal::Signal::SIGINT) }
+}
+
+impl HeldInterrupts {
+    /// Drops a SIGINT that has come meanwhile.
+    pub fn forget(&self) {
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the set and the time are valid for the call, and nothing is written. It takes a
+        // pending signal without its handler's knowledge, or fails when there is none.
+        while unsafe { libc::sigtimedwait(interrupts().as_ref(), std::ptr::null_mut(), &raw const now) } > 0 {}
+    }
+
+    /// Lets SIGINT through again, if it was let through before; one that has come meanwhile comes now.
+    pub fn release(self) {
+        if !self.blocked_before {
+            // As above.
+            let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&interrupts()), None);
+        }
+    }
+}
+
+fn interrupts() -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(nix::sys::signal::Signal::SIGINT);
+    set
+}
+
 /// Makes this process deaf to every signal that would end or stop it but SIGTERM, SIGKILL, SIGSTOP
 /// and those that a fault of its own raises.
 pub fn ignore_strangers() {

@@ -3,6 +3,7 @@
 //! One frame of `forklab_sys::channel` carries one value as JSON. Descriptors travel beside it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,59 @@ pub enum Task {
     },
 }
 
+/// How much a cell, or everything that a notebook runs, may use. `None`: as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Living processes that cells have started; the worker and its checkpoint are not counted.
+    pub processes: Option<u64>,
+    /// Bytes of memory of the worker and of everything below it, the variables of earlier cells
+    /// among them; a page that several of them share counts once.
+    pub memory: Option<u64>,
+    /// Processor time of the worker and of everything below it.
+    pub cpu: Option<Duration>,
+    /// Time from the beginning of the cell's first task.
+    pub time: Option<Duration>,
+    /// Open files of one process: `RLIMIT_NOFILE` of getrlimit(2).
+    pub files: Option<u64>,
+    /// Bytes that are written to stdout and stderr. The server's to watch.
+    pub output: Option<u64>,
+}
+
+/// Which of the [`Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Limit {
+    /// `processes`
+    Processes,
+    /// `memory`
+    Memory,
+    /// `cpu`
+    Cpu,
+    /// `time`
+    Time,
+    /// `files`
+    Files,
+    /// `output`
+    Output,
+}
+
+/// Whose limit it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scope {
+    /// One cell's.
+    Cell,
+    /// The notebook's: of all that its cells run, left-over processes of earlier cells included.
+    Notebook,
+}
+
+/// A limit that was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Which.
+    pub limit: Limit,
+    /// Whose.
+    pub scope: Scope,
+}
+
 /// From the server to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSupervisor {
@@ -44,10 +98,39 @@ pub enum ToSupervisor {
         task: Task,
         /// Whether the state goes back to before the task when the worker dies in it.
         checkpoint: bool,
+        /// What the cell may use, over all its tasks.
+        limits: Limits,
     },
-    /// End the running cell: the worker and everything that runs below it is killed,
-    /// left-over processes of earlier cells too. The cell's `Ended` says `Interrupted`.
-    /// Without a running cell, only the left-over processes end, and nothing is answered.
+    /// What the notebook may use, over all its cells. Comes before the first task.
+    Limit {
+        /// The limits; `files` is not looked at.
+        notebook: Limits,
+    },
+    /// A limit that the server watches was reached. Is the cell's task running, it ends as by
+    /// `Interrupt`, and its `Ended` says `OverLimit`. Is it not, the processes end that it has left
+    /// behind, and nothing is answered.
+    EndCell {
+        /// Whose processes.
+        cell: CellId,
+        /// Which limit.
+        reached: Reached,
+    },
+    /// End these left-over processes, or all. Answered by [`FromSupervisor::Killed`].
+    Kill {
+        /// Their pids; `None` for all of them.
+        pids: Option<Vec<ProcessId>>,
+    },
+    /// Say when no process lives any more that this cell has started.
+    /// Answered by [`FromSupervisor::Gone`].
+    Await {
+        /// The cell, whose last task has ended.
+        cell: CellId,
+    },
+    /// End the running cell. Every process below gets SIGINT, as by Ctrl-C at a terminal, and what
+    /// has not ended half a second later, or when a second `Interrupt` comes, is killed: the
+    /// worker, everything below it, left-over processes of earlier cells too. The cell's `Ended`
+    /// says `Interrupted`; or how its function returned, if it did so in time. Without a running
+    /// cell, the left-over processes end in the same way, and nothing is answered.
     Interrupt,
     /// Text for a process that waits for input, as typed: with its newline.
     Input {
@@ -76,14 +159,16 @@ pub enum FromSupervisor {
         cell: CellId,
         /// How.
         outcome: Outcome,
+        /// How many forks the system has refused in it because a limit of processes was reached.
+        refused_forks: u64,
     },
     /// A process is blocked in a read of the cell's terminal and there is nothing to read.
     /// Sent once for each read that blocks; the answer is `Input` or `EndOfInput`.
     WantsInput {
         /// Who reads.
         pid: ProcessId,
-        /// Whether the running task has started it; if not, it is a left-over of an earlier one.
-        of_this_task: bool,
+        /// The cell that has started it, where that is known.
+        cell: Option<CellId>,
     },
     /// The process that was said to want input no longer does (it died, or a signal ended its read),
     /// or the task in which it was said has ended, or another begins. A process that still waits is
@@ -92,10 +177,37 @@ pub enum FromSupervisor {
         /// Who.
         pid: ProcessId,
     },
-    /// The answer to `ListProcesses`: what lives below the supervisor, worker and checkpoint left out.
+    /// The answer to `ListProcesses`: what lives below the supervisor, zombies included, worker and
+    /// checkpoint left out.
     Processes {
-        /// Their pids.
+        /// In the order in which they were started.
+        processes: Vec<ProcessInfo>,
+    },
+    /// The answer to `Kill`.
+    Killed {
+        /// Which have ended.
         pids: Vec<ProcessId>,
+        /// Which of those that were named are no living processes of this notebook's cells.
+        strangers: Vec<ProcessId>,
+    },
+    /// The answer to `Await`.
+    Gone {
+        /// The cell.
+        cell: CellId,
+    },
+    /// A limit was reached while no task ran, and left-over processes were ended for it.
+    LeftoversEnded {
+        /// Which limit.
+        reached: Reached,
+        /// Who was ended, and the cell that had started it.
+        processes: Vec<(ProcessId, Option<CellId>)>,
+    },
+    /// How limits are kept here. Sent once, at the start.
+    Limiting {
+        /// For the person: "cgroup v1 (pids, memory, cpuacct)".
+        how: String,
+        /// Directories that the supervisor has made and removes; the server does so after it.
+        groups: Vec<PathBuf>,
     },
     /// The worker died between two tasks and could not be restored: every variable is gone.
     /// A new, empty worker is there. Within a task, `Outcome` says the same by `restored: false`.
@@ -108,6 +220,23 @@ pub enum FromSupervisor {
         /// Why, for the person.
         message: String,
     },
+}
+
+/// A process of a cell, as `%ps` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// Its pid.
+    pub pid: ProcessId,
+    /// Its parent's; the supervisor's for an orphan.
+    pub parent: ProcessId,
+    /// The letter of proc_pid_stat(5): `R`, `S`, `D`, `T`, `Z`, ….
+    pub state: char,
+    /// The cell that has started it, where that is known.
+    pub cell: Option<CellId>,
+    /// The command line; the name in brackets where there is none (a zombie).
+    pub command: String,
+    /// How long ago it was started.
+    pub age: Duration,
 }
 
 /// How a task ended.
@@ -129,6 +258,13 @@ pub enum Outcome {
     },
     /// `ToSupervisor::Interrupt` ended it.
     Interrupted {
+        /// Whether the state before the task is back.
+        restored: bool,
+    },
+    /// It was ended because a limit was reached.
+    OverLimit {
+        /// Which.
+        reached: Reached,
         /// Whether the state before the task is back.
         restored: bool,
     },

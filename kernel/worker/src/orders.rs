@@ -21,11 +21,15 @@ pub enum ToWorker {
     /// Wakes a checkpoint, which is the worker from then on. Descriptor: the terminal.
     /// Answered by `Ready`.
     Wake,
+    /// Make a checkpoint. Answered by `Ready`.
+    Prepare,
     /// Run this. Descriptors: the terminal, the cell's stdout and stderr. The worker closes this
     /// connection, and answers with `Ready` over a new one.
     Run {
         /// What to run.
         task: Task,
+        /// Whether to make a checkpoint afterwards.
+        checkpoint: bool,
     },
 }
 

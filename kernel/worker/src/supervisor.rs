@@ -2,13 +2,18 @@
 //!
 //! Events come in by [`Supervisor::wait`], one at a time; each is handled to its end before the
 //! next. This file holds the state and the loop; `requests` what the server asks for, `life` the
-//! worker's birth, death and replacement, `tree` killing and reaping, `input` who waits for the
-//! keyboard. User code never runs here.
+//! worker's birth, death and replacement, `interrupt` the end of a task before its time, `tree`
+//! killing and reaping, `input` who waits for the keyboard, `watch` the limits, `origins` whose a
+//! process is, `listing` what the person asks about processes. User code never runs here.
 
 mod input;
+mod interrupt;
 mod life;
+mod listing;
+mod origins;
 mod requests;
 mod tree;
+mod watch;
 
 use std::collections::HashSet;
 use std::io;
@@ -26,10 +31,14 @@ use forklab_sys::pty::Pty;
 use forklab_sys::role;
 use forklab_sys::signals::{self, Signals};
 
-use crate::messages::{CellId, FromSupervisor, Task, ToSupervisor};
+use crate::messages::{CellId, FromSupervisor, Limits, Outcome, Task, ToSupervisor};
 use crate::orders::{FromWorker, ToWorker};
 use input::Keyboard;
+use interrupt::Interrupting;
 use life::{After, Checkpoint};
+use listing::Awaited;
+use origins::Origins;
+use watch::Watch;
 
 /// The name of the socket in the kernel's runtime directory.
 const SOCKET: &str = "supervisor.sock";
@@ -61,6 +70,7 @@ pub fn main(server: UnixStream, runtime_dir: PathBuf) -> io::Result<()> {
     drop(last_words);
     let parting = supervisor.run();
     supervisor.end_everything();
+    supervisor.watch.leave();
     if matches!(parting, Ok(Parting::Orphaned)) {
         clear_away(&runtime_dir);
     }
@@ -134,6 +144,11 @@ struct Supervisor {
     /// A task that came while the worker was not ready.
     queued: Option<Queued>,
     keyboard: Keyboard,
+    watch: Watch,
+    origins: Origins,
+    /// Processes have been asked to end, and have a moment for it.
+    interrupting: Option<Interrupting>,
+    awaited: Option<Awaited>,
 }
 
 /// What the present worker does.
@@ -142,6 +157,8 @@ enum Phase {
     Starting { after: After, woken: bool, deadline: Instant },
     /// It waits for a task.
     Idle,
+    /// It makes a checkpoint, which it had none of. Until `deadline`, as above.
+    Preparing { deadline: Instant },
     /// It runs one. `before` lived below the supervisor when the task began.
     Busy { cell: CellId, before: HashSet<Identity> },
 }
@@ -150,6 +167,9 @@ struct Queued {
     cell: CellId,
     task: Task,
     checkpoint: bool,
+    limits: Limits,
+    /// The worker was asked for a checkpoint for it.
+    prepared: bool,
     descriptors: Vec<OwnedFd>,
 }
 
@@ -176,8 +196,9 @@ impl Supervisor {
         let socket = runtime_dir.join(SOCKET);
         let listener = listen(&socket)?;
         let pty = Pty::open()?;
-        let (worker, connection) = life::spawn(&socket, &pty)?;
-        Ok(Supervisor {
+        let mut watch = Watch::start();
+        let (worker, connection) = life::spawn(&socket, &pty, &mut watch)?;
+        let supervisor = Supervisor {
             server: Channel::new(server),
             parent: Pid::parent(),
             signals,
@@ -194,7 +215,13 @@ impl Supervisor {
             more_to_reap: false,
             queued: None,
             keyboard: Keyboard::new(),
-        })
+            watch,
+            origins: Origins::default(),
+            interrupting: None,
+            awaited: None,
+        };
+        supervisor.tell(&supervisor.watch.limiting())?;
+        Ok(supervisor)
     }
 
     /// The loop. Returns when the server wants it or is gone.
@@ -241,11 +268,14 @@ impl Supervisor {
     /// The next moment at which something is due without anybody's saying so.
     fn next_clock(&self) -> Option<Instant> {
         let deadline = match &self.phase {
-            Phase::Starting { deadline, .. } => Some(*deadline),
-            _ => None,
+            Phase::Starting { deadline, .. } | Phase::Preparing { deadline } => Some(*deadline),
+            Phase::Idle | Phase::Busy { .. } => None,
         };
         let reap = self.more_to_reap.then(Instant::now);
-        [deadline, self.keyboard.next_look(), reap].into_iter().flatten().min()
+        let interrupting = self.interrupting.as_ref().map(|interrupting| interrupting.next_look);
+        let awaited = self.awaited.as_ref().map(|awaited| awaited.next_look);
+        let clocks = [deadline, self.keyboard.next_look(), self.watch.next_look(), reap, interrupting, awaited];
+        clocks.into_iter().flatten().min()
     }
 
     fn on_clock(&mut self) -> io::Result<()> {
@@ -253,11 +283,23 @@ impl Supervisor {
         if self.more_to_reap {
             self.reap();
         }
-        if matches!(&self.phase, Phase::Starting { deadline, .. } if *deadline <= now) {
+        if let Phase::Starting { deadline, .. } | Phase::Preparing { deadline } = &self.phase
+            && *deadline <= now
+        {
             self.give_up_starting();
         }
-        if self.keyboard.next_look().is_some_and(|at| at <= now) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.interrupting.as_ref().map(|interrupting| interrupting.next_look)) {
+            self.look_at_interrupted()?;
+        }
+        if due(self.watch.next_look()) {
+            self.look_at_limits()?;
+        }
+        if due(self.keyboard.next_look()) {
             self.look_for_readers()?;
+        }
+        if due(self.awaited.as_ref().map(|awaited| awaited.next_look)) {
+            self.look_for_awaited()?;
         }
         Ok(())
     }
@@ -292,6 +334,12 @@ impl Supervisor {
                 self.connection = Some(Channel::new(stream));
             }
         }
+    }
+
+    /// A task is over.
+    fn tell_ended(&self, cell: CellId, outcome: Outcome) -> io::Result<()> {
+        let refused_forks = self.watch.refused_in(cell);
+        self.tell(&FromSupervisor::Ended { cell, outcome, refused_forks })
     }
 
     fn tell(&self, message: &FromSupervisor) -> io::Result<()> {

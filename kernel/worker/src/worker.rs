@@ -15,11 +15,15 @@ use forklab_sys::checkpoint::{self, Copy};
 use forklab_sys::descriptors::{Room, null, set_standard, take_standard_input};
 use forklab_sys::generated::{Library, Variables};
 use forklab_sys::process::{ExitStatus, Signal, exit_now};
+use forklab_sys::signals::HeldInterrupts;
 use forklab_sys::{pty, role, signals};
 
 use crate::messages::{Outcome, ProcessId, Report, Task};
 use crate::orders::{FromWorker, ToWorker};
 use crate::report;
+
+/// Before every other process: the highest `oom_score_adj`.
+const FIRST_VICTIM: i32 = 1000;
 
 type Supervisor = Channel<FromWorker, ToWorker>;
 
@@ -36,6 +40,7 @@ pub fn main() -> io::Result<()> {
     let supervisor: Supervisor = Channel::new(UnixStream::from(take_standard_input()?));
     role::set_name(c"forklab");
     signals::reset_inherited();
+    let interrupts = signals::hold_interrupts();
     report::prepare()?;
     pty::new_session()?;
     let null = null()?;
@@ -45,8 +50,11 @@ pub fn main() -> io::Result<()> {
     let ToWorker::Begin { socket } = first.value else {
         return Err(io::Error::other("the supervisor did not begin at the beginning"));
     };
+    let score = role::memory_victim_score();
     settle(first.descriptors)?;
-    Worker { socket, variables: Variables::none(), room: Room::default() }.serve(supervisor)
+    let interrupts = Some(interrupts);
+    let worker = Worker { socket, variables: Variables::none(), room: Room::default(), interrupts, score };
+    worker.serve(supervisor)
 }
 
 /// What a process does that becomes the worker: fresh from exec, or woken.
@@ -56,6 +64,9 @@ fn settle(descriptors: Vec<OwnedFd>) -> io::Result<()> {
     set_standard(Some(terminal.as_fd()), None, None)?;
     pty::take_terminal(terminal.as_fd())?;
     report::become_worker();
+    // When memory is short, what a cell does goes before everybody else. A system without the means
+    // chooses by size, which is right mostly.
+    let _ = role::set_memory_victim_score(FIRST_VICTIM);
     Ok(())
 }
 
@@ -64,30 +75,49 @@ struct Worker {
     variables: Variables,
     /// For our own descriptors, between tasks.
     room: Room,
+    /// SIGINT comes to user code only. One that came while the worker speaks with the supervisor, or
+    /// to a checkpoint that is being made, would end what a person's interrupt is not about.
+    interrupts: Option<HeldInterrupts>,
+    /// How likely the worker was to be ended for want of memory before it raised that.
+    score: Option<i32>,
 }
 
 impl Worker {
     fn serve(mut self, mut supervisor: Supervisor) -> io::Result<()> {
         let mut ended = None;
+        let mut wanted = true;
         loop {
-            match checkpoint::take(supervisor.as_fd()) {
-                Ok(Copy::Original { pid, line }) => {
+            match wanted.then(|| checkpoint::take(supervisor.as_fd(), self.score)) {
+                Some(Ok(Copy::Original { pid, line })) => {
                     let ready = FromWorker::Ready { ended, checkpoint: Some(ProcessId::from(pid)) };
                     supervisor.send_with(&ready, &[line.as_fd()])?;
                 }
-                Ok(Copy::Woken { line }) => {
+                Some(Ok(Copy::Woken { line })) => {
                     supervisor = Channel::new(line);
                     let Some(order) = supervisor.receive()? else { return Ok(()) };
                     settle(order.descriptors)?;
                     ended = None;
                     continue;
                 }
-                Err(_) => supervisor.send(&FromWorker::Ready { ended, checkpoint: None })?,
+                Some(Err(_)) | None => supervisor.send(&FromWorker::Ready { ended, checkpoint: None })?,
             }
             let Some(order) = supervisor.receive()? else { return Ok(()) };
-            let ToWorker::Run { task } = order.value else {
-                return Err(io::Error::other("the supervisor asked a running worker to begin"));
+            let (task, checkpoint) = match order.value {
+                ToWorker::Run { task, checkpoint } => (task, checkpoint),
+                ToWorker::Prepare => {
+                    (ended, wanted) = (None, true);
+                    continue;
+                }
+                ToWorker::Begin { .. } | ToWorker::Wake => {
+                    return Err(io::Error::other("the supervisor asked a running worker to begin"));
+                }
             };
+            wanted = checkpoint;
+            // The supervisor sends a task when it has heard of the last one's end: a SIGINT that is
+            // here by now was for that.
+            if let Some(held) = &self.interrupts {
+                held.forget();
+            }
             put_on(order.descriptors)?;
             drop(supervisor);
             ended = Some(self.run(task));
@@ -112,12 +142,16 @@ impl Worker {
         let function = library.function(function)?;
         report::begin(&library, function);
         let reserve = std::mem::take(&mut self.room).give_back();
+        if let Some(held) = self.interrupts.take() {
+            held.release();
+        }
         let variables = function.call(self.variables);
         // From here on this may be a child that user code forked and that came to the function's
         // end. It must not go further: what follows speaks for the worker.
         if !report::in_worker() {
             report::leave_child();
         }
+        self.interrupts = Some(signals::hold_interrupts());
         self.variables = variables;
         self.room = reserve.release();
         Ok(())

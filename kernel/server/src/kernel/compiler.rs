@@ -162,18 +162,19 @@ impl Compiler {
     }
 
     /// Ends a compilation, by ending the engine, if its standby can go on with everything that the
-    /// engine knew before. A standby that is still being made is waited for. Without one, the
-    /// compilation goes on to its end, and what it has made is not run.
+    /// engine knew before; returns whether that is so. A standby that is still being made is waited
+    /// for. Without one, the compilation goes on to its end.
     ///
     /// Between an answer and the new standby: the engine answers `Evaluated`, the next cell is sent
     /// and interrupted, the engine is killed, and the standby of the cell before takes over. What the
     /// answered cell has defined would be gone without a word.
-    pub fn interrupt(&mut self) {
+    pub fn interrupt(&mut self) -> bool {
         match (&self.standby, self.stale) {
             (_, true) => self.interrupted = true,
             (Some(_), false) => self.kill(),
-            (None, false) => {}
+            (None, false) => return false,
         }
+        true
     }
 
     /// Ends the engine; its channel then closes. Programs that it runs (cargo, rustc) end with it.

@@ -49,7 +49,9 @@ impl Kernel {
                 self.must_tell_loss(loss.is_some(), error);
                 self.advance();
             }
-            None | Some(Stage::Between | Stage::Shell | Stage::Abandoned) => self.must_tell_loss(loss.is_some(), error),
+            None | Some(Stage::Between | Stage::Shell | Stage::Asking | Stage::Abandoned | Stage::Waiting) => {
+                self.must_tell_loss(loss.is_some(), error);
+            }
         }
     }
 
@@ -85,8 +87,10 @@ impl Kernel {
             let why = "the process that owns the cells' processes does not start; see the kernel's log";
             return Err(std::io::Error::other(why));
         }
-        let fresh = super::Far::start(&self.program, self.runtime.path())?;
+        let fresh = super::Far::start(&self.program, self.runtime.path(), super::bounds::of_notebook(&self.ceiling))?;
         std::mem::replace(&mut self.far, fresh).leave();
+        // The dead one's; whoever was in them has ended.
+        forklab_sys::cgroup::remove_folders(&std::mem::take(&mut self.groups));
         self.tell_state_lost();
         let error =
             report::kernel("the kernel's supervisor ended; all processes and variables are lost, run the cells again");

@@ -1,8 +1,8 @@
 //! One cell on its way from request to reply.
 //!
 //! ```text
-//! queued ─▶ shell lines ─▶ waiting for the engine ─▶ compiling ─▶ running ⇄ settling ─▶ finished
-//!                                                        └──────── (no code to run) ─────▲
+//! queued ─▶ magics, shell lines ─▶ waiting for the engine ─▶ compiling ─▶ running ⇄ settling ─▶ (%%wait) ─▶ finished
+//!                                                               └──────── (no code to run) ─────▲
 //! ```
 //!
 //! Only the event loop moves a cell on: by an answer of the supervisor, the runner or the engine,
@@ -12,16 +12,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use forklab_engine::messages::{FromRunner, ToEngine, ToRunner, Verdict};
-use forklab_worker::messages::{CellId, Outcome, Report, Task, ToSupervisor};
+use forklab_worker::messages::{CellId, Limits, Outcome, Report, Task, ToSupervisor};
 use jupyter_protocol::messaging::{ExecuteInput, ExecuteReply, ExecuteRequest, ReplyError, ReplyStatus};
 
 use super::compiler::{Bundle, State};
-use super::magics::{Cell, Script};
+use super::magics::{Cell, MagicError, Script, Step, Wait};
 use super::output::Output;
-use super::{Kernel, report, show};
+use super::{Kernel, bounds, processes, report, show};
 use crate::jupyter::Origin;
+use crate::limits;
 
 /// The cell that is being worked on.
 #[derive(Debug)]
@@ -40,9 +42,15 @@ pub struct Execution {
     pub refused: Option<i32>,
     /// Whether the person has interrupted it.
     pub interrupted: bool,
+    /// Until when it waits for its processes; for ever without.
+    pub wait_until: Option<Instant>,
     pub(super) stage: Stage,
     pub(super) error: Option<ReplyError>,
-    shell: VecDeque<String>,
+    head: VecDeque<Step>,
+    wait: Option<Wait>,
+    limits: Limits,
+    /// How many forks were refused for the limit of processes.
+    refused_forks: u64,
     rust: Option<String>,
     writers: [OwnedFd; 2],
     results: Vec<Bundle>,
@@ -61,12 +69,13 @@ pub struct Request {
 struct Prepared {
     cell: CellId,
     parsed: Cell,
+    limits: Limits,
     writers: [OwnedFd; 2],
 }
 
 impl Prepared {
     fn with(self, request: Request, execution: u32) -> Execution {
-        let Prepared { cell, parsed, writers } = self;
+        let Prepared { cell, parsed, limits, writers } = self;
         Execution {
             request,
             execution,
@@ -75,7 +84,11 @@ impl Prepared {
             asking: None,
             refused: None,
             interrupted: false,
-            shell: parsed.shell.into(),
+            wait_until: None,
+            head: parsed.head.into(),
+            wait: parsed.wait.or_else(wait_of_graders),
+            limits,
+            refused_forks: 0,
             rust: Some(parsed.code).filter(|code| !code.is_empty()),
             writers,
             stage: Stage::Between,
@@ -92,6 +105,8 @@ pub(super) enum Stage {
     Between,
     /// A `!` line runs.
     Shell,
+    /// The supervisor is asked for a line magic.
+    Asking,
     /// The engine is not ready yet.
     WaitingForEngine,
     /// The engine works, with this request.
@@ -102,6 +117,8 @@ pub(super) enum Stage {
     Settling(u64),
     /// The engine has ended while the worker ran; the run is being ended too.
     Abandoned,
+    /// The code is done; processes that the cell has started live on.
+    Waiting,
 }
 
 impl Kernel {
@@ -146,28 +163,44 @@ impl Kernel {
             return Err(error);
         }
         let parsed = Cell::parse(&request.content.code).map_err(|error| report::magic(&error, execution))?;
+        let ceiling = self.ceiling.as_ref().map_err(|error| report::kernel(error.to_string()))?;
+        let limits = match &parsed.limit {
+            Some(words) => limits::parse_cell(words, ceiling)
+                .map_err(|message| report::magic(&MagicError { line: parsed.limit_line, message }, execution))?,
+            None => ceiling.cell,
+        };
+        let (room, limit) = bounds::room(&limits, &ceiling.notebook, self.written());
         let (output, writers) =
-            Output::new().map_err(|error| report::kernel(format!("no sockets for the cell's output: {error}")))?;
+            Output::new(room).map_err(|error| report::kernel(format!("no sockets for the cell's output: {error}")))?;
         self.next_cell += 1;
         let cell = CellId(self.next_cell);
-        self.outputs.insert(cell, super::LiveOutput { output, parent: request.origin.clone() });
-        Ok(Prepared { cell, parsed, writers })
+        let parent = request.origin.clone();
+        self.outputs.insert(cell, super::LiveOutput { output, parent, limits, limit, ended: false });
+        self.executions.insert(cell, execution);
+        Ok(Prepared { cell, parsed, limits, writers })
     }
 
     /// Takes the running cell's next step.
     pub(super) fn advance(&mut self) {
         let Some(running) = &mut self.running else { return };
-        let done = running.shell.is_empty() && running.rust.is_none();
+        let done = running.head.is_empty() && running.rust.is_none();
         if running.interrupted && !done {
             // Its processes had all ended when the interrupt came, between two of its steps.
             running.error.get_or_insert(report::interrupted(Some(true)));
         }
         if running.error.is_some() || done {
-            return self.finish();
+            return match running.wait.take() {
+                Some(wait) if !running.interrupted => self.await_processes(wait.most),
+                _ => self.finish(),
+            };
         }
-        if let Some(command) = running.shell.pop_front() {
-            running.stage = Stage::Shell;
-            return self.run_task(Task::Shell { command });
+        match running.head.pop_front() {
+            Some(Step::Shell(command)) => {
+                running.stage = Stage::Shell;
+                return self.run_task(Task::Shell { command });
+            }
+            Some(Step::Magic(magic)) => return self.line_magic(&magic),
+            None => {}
         }
         match self.compiler.state() {
             State::Idle => self.evaluate(),
@@ -206,7 +239,8 @@ impl Kernel {
 
     fn run_task(&mut self, task: Task) {
         let Some(running) = &mut self.running else { return };
-        let Err(error) = self.far.run(running.cell, task, true, &running.writers) else { return };
+        let sent = self.far.run(running.cell, task, self.checkpoints, running.limits, &running.writers);
+        let Err(error) = sent else { return };
         if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
             // The supervisor has ended; that is the next event, and finds the cell in its stage.
             return;
@@ -258,16 +292,26 @@ impl Kernel {
     }
 
     /// A task of the worker's is over.
-    pub(super) fn on_ended(&mut self, cell: CellId, outcome: Outcome) {
+    pub(super) fn on_ended(&mut self, cell: CellId, outcome: Outcome, refused_forks: u64) {
+        let over_limit = self.error_of_limit(cell, &outcome);
         let Some(running) = self.running.as_mut().filter(|running| running.cell == cell) else {
             tracing::warn!(?cell, "a task ended that nobody waits for");
             return;
         };
         running.asking = None;
-        running.error = running.error.take().or_else(|| report::outcome(&outcome, &self.sources));
+        running.refused_forks = refused_forks;
+        let error = running.error.take().or(over_limit);
+        running.error = error.or_else(|| report::outcome(&outcome, &self.sources));
         let lost = is_lost(&outcome);
+        if lost && !self.checkpoints {
+            running.error.iter_mut().for_each(report::without_checkpoint);
+        }
         match running.stage {
             Stage::Shell => {
+                if running.interrupted {
+                    // The shell has ended, and what became of it is no matter of the cell's.
+                    running.error.get_or_insert(report::interrupted(Some(true)));
+                }
                 if lost {
                     self.tell_state_lost();
                 }
@@ -297,7 +341,12 @@ impl Kernel {
                 }
                 self.finish();
             }
-            Stage::Between | Stage::WaitingForEngine | Stage::Compiling(_) | Stage::Settling(_) => {
+            Stage::Between
+            | Stage::Asking
+            | Stage::WaitingForEngine
+            | Stage::Compiling(_)
+            | Stage::Settling(_)
+            | Stage::Waiting => {
                 tracing::warn!(?cell, "a task ended at an unexpected stage");
             }
         }
@@ -339,10 +388,24 @@ impl Kernel {
         });
         tracing::debug!(?stage, "interrupted");
         match stage {
-            Some(Stage::Compiling(_)) => self.compiler.interrupt(),
+            Some(Stage::Compiling(_)) => {
+                if !self.compiler.interrupt() {
+                    // The engine has nobody to take its place. It goes on, and what it makes is not run.
+                    self.fail(report::interrupted(None));
+                }
+            }
             Some(Stage::WaitingForEngine) => self.fail(report::interrupted(None)),
             // Without a running cell, what earlier cells have left behind ends.
-            None | Some(Stage::Between | Stage::Shell | Stage::Running(_) | Stage::Settling(_) | Stage::Abandoned) => {
+            None
+            | Some(
+                Stage::Between
+                | Stage::Shell
+                | Stage::Asking
+                | Stage::Running(_)
+                | Stage::Settling(_)
+                | Stage::Abandoned
+                | Stage::Waiting,
+            ) => {
                 if let Err(error) = self.far.send(&ToSupervisor::Interrupt) {
                     tracing::warn!(%error, "the supervisor ended before an interrupt");
                 }
@@ -361,10 +424,16 @@ impl Kernel {
     pub(super) fn finish(&mut self) {
         let Some(running) = self.running.take() else { return };
         self.deliver_last(running.cell);
-        let Execution { request, results, error, refused, writers, .. } = running;
+        let full = self.full_output(running.cell, &running.limits);
+        let Execution { request, results, error, refused, writers, refused_forks, limits, .. } = running;
         // From here on, only processes of the cell hold its sockets open.
         drop(writers);
-        let error = error.or_else(|| refused.map(report::input_refused));
+        let mut error = error.or(full).or_else(|| refused.map(report::input_refused));
+        if let Some(error) = &mut error
+            && refused_forks > 0
+        {
+            error.traceback.push(self.refused_forks(refused_forks, &limits));
+        }
         if error.is_none() && !request.content.silent {
             show::results(&self.front, &request.origin, self.count, results);
         }
@@ -420,13 +489,24 @@ impl Kernel {
     }
 }
 
+/// A grader looks at a cell when it is idle, and sees nothing of what comes later.
+fn wait_of_graders() -> Option<Wait> {
+    let graded = std::env::var_os("NBGRADER_EXECUTION").is_some_and(|value| !value.is_empty());
+    graded.then_some(Wait { most: Some(processes::GRADED_WAIT) })
+}
+
 fn count(execution: u32) -> jupyter_protocol::ExecutionCount {
     jupyter_protocol::ExecutionCount::new(execution as usize)
 }
 
 /// Whether the worker has lost its variables.
 fn is_lost(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Died { restored: false, .. } | Outcome::Interrupted { restored: false })
+    matches!(
+        outcome,
+        Outcome::Died { restored: false, .. }
+            | Outcome::Interrupted { restored: false }
+            | Outcome::OverLimit { restored: false, .. }
+    )
 }
 
 /// One value may be shown in several forms: forms that follow each other make one bundle, until

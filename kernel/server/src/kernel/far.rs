@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use forklab_sys::channel::Channel;
-use forklab_worker::messages::{CellId, FromSupervisor, Task, ToSupervisor};
+use forklab_sys::process::{self, Pid, Signal};
+use forklab_worker::messages::{CellId, FromSupervisor, Limits, Task, ToSupervisor};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 /// How long the supervisor may take to end everything below it.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -22,11 +24,11 @@ pub struct Far {
 
 impl Far {
     /// Starts the supervisor, in its own process group: a signal from the terminal of the person
-    /// who started the server is not for the cells.
+    /// who started the server is not for the cells. All that they run together may use `notebook`.
     ///
     /// # Errors
     /// Those of socketpair(2), fork(2) and execve(2).
-    pub fn start(program: &Path, runtime: &Path) -> io::Result<Far> {
+    pub fn start(program: &Path, runtime: &Path, notebook: Limits) -> io::Result<Far> {
         let (ours, theirs) = UnixStream::pair()?;
         let child = Command::new(program)
             .arg("supervisor")
@@ -35,7 +37,9 @@ impl Far {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Far { channel: Channel::new(ours), child })
+        let far = Far { channel: Channel::new(ours), child };
+        far.send(&ToSupervisor::Limit { notebook })?;
+        Ok(far)
     }
 
     /// The supervisor's pid.
@@ -47,8 +51,15 @@ impl Far {
     ///
     /// # Errors
     /// `BrokenPipe` when the supervisor is gone.
-    pub fn run(&self, cell: CellId, task: Task, checkpoint: bool, writers: &[OwnedFd; 2]) -> io::Result<()> {
-        let message = ToSupervisor::Run { cell, task, checkpoint };
+    pub fn run(
+        &self,
+        cell: CellId,
+        task: Task,
+        checkpoint: bool,
+        limits: Limits,
+        writers: &[OwnedFd; 2],
+    ) -> io::Result<()> {
+        let message = ToSupervisor::Run { cell, task, checkpoint, limits };
         self.channel.send_with(&message, &[writers[0].as_fd(), writers[1].as_fd()])
     }
 
@@ -66,6 +77,20 @@ impl Far {
     /// Those of `Channel::receive`.
     pub fn receive(&self) -> io::Result<Option<FromSupervisor>> {
         Ok(self.channel.receive()?.map(|received| received.value))
+    }
+
+    /// Lets a supervisor go on that a cell has stopped: its processes may send it signals, and
+    /// SIGSTOP cannot be ignored. That it has stopped is told by SIGCHLD.
+    pub fn go_on_if_stopped(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.pid());
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+        if let Ok(WaitStatus::Stopped(..)) = waitid(Id::Pid(pid), flags)
+            && let Some(supervisor) = Pid::from_raw(self.pid())
+        {
+            tracing::warn!("the supervisor was stopped by somebody; it goes on");
+            // It has not been reaped, so the pid is its own.
+            let _ = process::kill(supervisor, Signal::CONT);
+        }
     }
 
     /// Asks the supervisor to end everything, and waits until it has. It is killed when it takes

@@ -1,6 +1,6 @@
 //! Processes that read their input: asked of the person, taken from the cell's script, or refused.
 
-use forklab_worker::messages::{ProcessId, ToSupervisor};
+use forklab_worker::messages::{CellId, ProcessId, ToSupervisor};
 use jupyter_protocol::messaging::{InputReply, Stdio};
 
 use super::Kernel;
@@ -18,19 +18,20 @@ enum Answer {
 
 impl Kernel {
     /// A process is blocked in a read of the terminal.
-    pub(super) fn on_wants_input(&mut self, pid: ProcessId, of_this_task: bool) {
+    pub(super) fn on_wants_input(&mut self, pid: ProcessId, cell: Option<CellId>) {
         let Some(running) = &mut self.running else {
             // A process of an earlier cell: there is no cell under which a front end would ask.
             return self.send_input(&ToSupervisor::EndOfInput);
         };
+        let of_this_cell = cell == Some(running.cell);
         let asks = running.request.content.allow_stdin;
         let answer = match &mut running.script {
-            Some(script) if of_this_task && (script.always || !asks) => {
+            Some(script) if of_this_cell && (script.always || !asks) => {
                 script.answers.pop_front().map_or(Answer::End, Answer::Scripted)
             }
             _ if asks => Answer::Ask,
             // A left-over process of an earlier cell: not this cell's fault.
-            _ if !of_this_task => Answer::End,
+            _ if !of_this_cell => Answer::End,
             _ => {
                 running.refused.get_or_insert(pid.0);
                 Answer::End

@@ -5,6 +5,7 @@
 //! of state happens here, in one thread. Nothing in this module waits for a cell, a compiler or a
 //! front end: what takes time is asked for by a message, and the answer is an event.
 
+mod bounds;
 mod compiler;
 mod deaths;
 mod execution;
@@ -13,11 +14,12 @@ mod history;
 mod input;
 mod magics;
 mod output;
+mod processes;
 mod report;
 mod requests;
 mod show;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -26,9 +28,9 @@ use std::time::{Duration, Instant};
 use forklab_engine::messages::FromEngine;
 use forklab_sys::events::readable;
 use forklab_sys::process::{self, Pid};
-use forklab_sys::procfs;
 use forklab_sys::ready::wait_readable;
-use forklab_worker::messages::{CellId, FromSupervisor};
+use forklab_sys::{cgroup, procfs};
+use forklab_worker::messages::{CellId, FromSupervisor, Limits, Reached};
 use jupyter_protocol::messaging::{ReplyError, Stdio};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -39,6 +41,7 @@ use self::far::Far;
 use self::history::History;
 use self::output::{Output, Piece, Stream};
 use crate::jupyter::{Connection, FrontEnd, Incoming, Origin};
+use crate::limits::{Ceiling, LimitsError};
 
 /// As much of one stream is read before others have their turn.
 const READ_AT_ONCE: usize = 1 << 20;
@@ -75,6 +78,12 @@ struct LiveOutput {
     output: Output,
     /// The request that it belongs to, also after the cell's end.
     parent: Origin,
+    /// The cell's limits.
+    limits: Limits,
+    /// The one that it reaches when it is full.
+    limit: Reached,
+    /// That it is full was dealt with.
+    ended: bool,
 }
 
 impl LiveOutput {
@@ -116,6 +125,16 @@ struct Kernel {
     far_starts: u32,
     /// The process that runs the cells.
     worker: i32,
+    /// What cells and the notebook may use.
+    ceiling: Result<Ceiling, LimitsError>,
+    /// Control groups that the supervisor has made.
+    groups: Vec<std::path::PathBuf>,
+    /// `%checkpoint`
+    checkpoints: bool,
+    /// The `n` of `In [n]` for each cell.
+    executions: HashMap<CellId, u32>,
+    /// What cells have written that are forgotten.
+    written: u64,
     buffer: Vec<u8>,
 }
 
@@ -140,7 +159,8 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let front = FrontEnd::bind(&connection)?;
     front.starting();
     let runtime = tempfile::Builder::new().prefix("forklab-").tempdir()?;
-    let far = Far::start(&program, runtime.path())?;
+    let ceiling = Ceiling::load();
+    let far = Far::start(&program, runtime.path(), bounds::of_notebook(&ceiling))?;
     let compiler = Compiler::start(&program, runtime.path())?;
     let kernel = Kernel {
         front,
@@ -164,6 +184,11 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         state_lost_told: false,
         far_starts: 0,
         worker: 0,
+        ceiling,
+        groups: Vec::new(),
+        checkpoints: true,
+        executions: HashMap::new(),
+        written: 0,
         buffer: vec![0; 256 << 10],
     };
     kernel.run()
@@ -183,7 +208,9 @@ impl Kernel {
                 return Ok(());
             }
             self.begin_next();
-            self.send_ready_output(Instant::now());
+            let now = Instant::now();
+            self.look_at_wait(now);
+            self.send_ready_output(now);
         }
     }
 
@@ -220,7 +247,8 @@ impl Kernel {
         if self.running.is_none() && !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = self.outputs.values().filter_map(|live| live.output.deadline()).min();
+        let output = self.outputs.values().filter_map(|live| live.output.deadline()).min();
+        let next = [output, self.end_of_wait()].into_iter().flatten().min();
         next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -240,7 +268,10 @@ impl Kernel {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo as i32) {
                 Ok(Signal::SIGINT) => {}
-                Ok(Signal::SIGCHLD) => self.reap_adopted(),
+                Ok(Signal::SIGCHLD) => {
+                    self.far.go_on_if_stopped();
+                    self.reap_adopted();
+                }
                 _ => return Flow::Leave,
             }
         }
@@ -264,14 +295,25 @@ impl Kernel {
         let message = self.far.receive();
         tracing::debug!(?message, "from the supervisor");
         match message {
-            Ok(Some(FromSupervisor::Ended { cell, outcome })) => self.on_ended(cell, outcome),
-            Ok(Some(FromSupervisor::WantsInput { pid, of_this_task })) => self.on_wants_input(pid, of_this_task),
+            Ok(Some(FromSupervisor::Ended { cell, outcome, refused_forks })) => {
+                self.on_ended(cell, outcome, refused_forks);
+            }
+            Ok(Some(FromSupervisor::WantsInput { pid, cell })) => self.on_wants_input(pid, cell),
             Ok(Some(FromSupervisor::InputCancelled { pid })) => self.on_input_cancelled(pid),
             Ok(Some(FromSupervisor::Worker { pid })) => {
                 self.worker = pid.0;
                 self.far_starts = 0;
             }
-            Ok(Some(FromSupervisor::Processes { .. })) => {}
+            Ok(Some(FromSupervisor::Processes { processes })) => self.on_processes(&processes),
+            Ok(Some(FromSupervisor::Killed { pids, strangers })) => self.on_killed(&pids, &strangers),
+            Ok(Some(FromSupervisor::Gone { cell })) => self.on_gone(cell),
+            Ok(Some(FromSupervisor::LeftoversEnded { reached, processes })) => {
+                self.on_leftovers_ended(reached, &processes);
+            }
+            Ok(Some(FromSupervisor::Limiting { how, groups })) => {
+                tracing::info!(how, "limits");
+                self.groups = groups;
+            }
             Ok(Some(FromSupervisor::StateLost { how })) => self.state_lost(how),
             Ok(Some(FromSupervisor::Failed { message })) => self.far_side_failed(&message),
             end @ (Ok(None) | Err(_)) => {
@@ -330,6 +372,7 @@ impl Kernel {
     fn on_output(&mut self, cell: CellId) {
         let Some(live) = self.outputs.get_mut(&cell) else { return };
         live.output.read(&mut self.buffer, READ_AT_ONCE);
+        self.look_at_size(cell);
     }
 
     /// Publishes what has waited long enough, and forgets cells that nobody can write to.
@@ -338,7 +381,13 @@ impl Kernel {
             publish(&self.front, &live.parent, live.output.ready(now));
         }
         let running = self.running_cell();
-        self.outputs.retain(|cell, live| Some(*cell) == running || !live.output.is_over());
+        let mut written = 0;
+        self.outputs.retain(|cell, live| {
+            let kept = Some(*cell) == running || !live.output.is_over();
+            written += if kept { 0 } else { live.output.taken() };
+            kept
+        });
+        self.written += written;
     }
 
     /// Delivers everything that was written to a cell's sockets before this call. What the worker
@@ -386,6 +435,7 @@ impl Kernel {
         self.fail(report::kernel("the kernel was shut down while the cell ran"));
         self.drop_analyses();
         self.far.leave();
+        cgroup::remove_folders(&self.groups);
         self.compiler.leave();
         for (_, mut live) in std::mem::take(&mut self.outputs) {
             live.deliver(&self.front, &mut self.buffer);

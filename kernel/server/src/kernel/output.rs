@@ -45,17 +45,24 @@ pub struct Piece {
 pub struct Output {
     sources: [Option<Capture>; 2],
     text: Text,
+    /// How many bytes may yet be taken; what is written beyond them is read and thrown away.
+    room: Option<u64>,
+    /// How many were taken.
+    taken: u64,
+    full: bool,
 }
 
 impl Output {
-    /// Makes a cell's two sockets: the reading side, and the descriptors for the cell's 1 and 2.
+    /// Makes a cell's two sockets: the reading side, and the descriptors for the cell's 1 and 2. At
+    /// most `room` bytes of what is written are kept.
     ///
     /// # Errors
     /// Those of socketpair(2).
-    pub fn new() -> io::Result<(Output, [OwnedFd; 2])> {
+    pub fn new(room: Option<u64>) -> io::Result<(Output, [OwnedFd; 2])> {
         let (stdout, stdout_writer) = capture::pair()?;
         let (stderr, stderr_writer) = capture::pair()?;
-        let output = Output { sources: [Some(stdout), Some(stderr)], text: Text::default() };
+        let sources = [Some(stdout), Some(stderr)];
+        let output = Output { sources, text: Text::default(), room, taken: 0, full: false };
         Ok((output, [stdout_writer, stderr_writer]))
     }
 
@@ -84,7 +91,8 @@ impl Output {
                         taken += len;
                         // A writer whose pid cannot be told is one writer with all such.
                         let pid = pid.map_or(0, |pid| pid.as_raw());
-                        self.text.write(stream, pid, &buffer[..len]);
+                        let kept = self.keep(len);
+                        self.text.write(stream, pid, &buffer[..kept]);
                     }
                     Ok(Found::WouldBlock) => break,
                     Ok(Found::End) => self.close(index, stream),
@@ -96,6 +104,27 @@ impl Output {
             }
         }
         more
+    }
+
+    /// How many of so many new bytes there is room for.
+    fn keep(&mut self, len: usize) -> usize {
+        let kept = self.room.map_or(len, |room| len.min(usize::try_from(room).unwrap_or(usize::MAX)));
+        if let Some(room) = &mut self.room {
+            *room -= kept as u64;
+        }
+        self.taken += kept as u64;
+        self.full |= kept < len;
+        kept
+    }
+
+    /// Whether more was written than there was room for.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// How many bytes were kept.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     fn close(&mut self, index: usize, stream: Stream) {
@@ -339,13 +368,14 @@ mod tests {
     #[test]
     fn sockets_deliver_and_end() -> io::Result<()> {
         use std::io::Write;
-        let (mut output, [stdout, stderr]) = Output::new()?;
+        let (mut output, [stdout, stderr]) = Output::new(Some(5))?;
         std::fs::File::from(stdout).write_all(b"out")?;
         std::fs::File::from(stderr).write_all(b"err")?;
         let mut buffer = [0; 64];
         output.read(&mut buffer, 1024);
-        assert_eq!(output.line(), "outerr");
-        assert_eq!(texts(output.take_all()), ["out", "err"]);
+        assert_eq!(output.line(), "outer");
+        assert_eq!(texts(output.take_all()), ["out", "er"]);
+        assert_eq!((output.taken(), output.is_full()), (5, true));
         assert!(output.is_over());
         Ok(())
     }

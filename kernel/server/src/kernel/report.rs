@@ -64,7 +64,37 @@ pub fn outcome(outcome: &Outcome, sources: &Sources) -> Option<ReplyError> {
         Outcome::NotRun { message } => Some(kernel(message.clone())),
         Outcome::Died { how, restored } => Some(died(*how, *restored)),
         Outcome::Interrupted { restored } => Some(interrupted(Some(*restored))),
+        // Said by `over_limit`, with the limit's value.
+        Outcome::OverLimit { .. } => None,
     }
+}
+
+/// A limit was reached: what has become of the cell, and how it can be raised.
+pub fn over_limit(what: &str, help: String) -> ReplyError {
+    error("LimitReached", what, [help])
+}
+
+/// The person interrupted a cell whose code was done and that waited for its processes.
+pub fn wait_interrupted() -> ReplyError {
+    let what = "the wait for the cell's processes was interrupted; they were ended, and what the cell defined is kept";
+    error("Interrupted", what, [])
+}
+
+/// The variables are lost because the person wanted no checkpoints.
+pub fn without_checkpoint(error: &mut ReplyError) {
+    error
+        .traceback
+        .push("checkpoints are off; `%checkpoint on` makes cells keep what earlier ones have defined".to_owned());
+}
+
+/// `%kill` for what is no process of a cell.
+pub fn strangers(pids: &str, the_worker: bool) -> ReplyError {
+    let what = if the_worker {
+        format!("not ended: {pids}; the notebook's own process ends with the kernel")
+    } else {
+        format!("not ended: {pids}; no cell of this notebook has such a process running")
+    };
+    error("NoSuchProcess", what, ["`%ps` lists the processes that can be ended".to_owned()])
 }
 
 fn returned(report: &Report, sources: &Sources) -> Option<ReplyError> {
@@ -147,7 +177,7 @@ fn described(signal: i32) -> String {
     format!("{}{meaning}", signal_name(signal))
 }
 
-fn state(restored: Option<bool>) -> &'static str {
+pub fn state(restored: Option<bool>) -> &'static str {
     match restored {
         None => "; nothing of it had run",
         Some(true) => "; the state before the cell was restored",
@@ -164,7 +194,7 @@ fn meaning(signal: i32) -> Option<&'static str> {
         6 => "abort, also a stack overflow in Rust",
         7 => "bus error",
         8 => "arithmetic error",
-        9 => "killed",
+        9 => "killed: by itself, by another process, or for want of memory",
         11 => "segmentation fault",
         13 => "write to a pipe that nobody reads",
         14 => "alarm",

@@ -26,7 +26,7 @@ use forklab_sys::process::Pid;
 use forklab_sys::procfs::{Stat, blocked_reading, is_open_on, threads};
 
 use super::{Phase, Supervisor};
-use crate::messages::FromSupervisor;
+use crate::messages::{CellId, FromSupervisor};
 
 /// Between two looks of a running task, when looking is cheap.
 const PACE: Duration = Duration::from_millis(5);
@@ -80,6 +80,7 @@ impl Supervisor {
 
     /// What was typed for a task ends with it. Readers that live on are looked for further.
     pub fn end_of_task(&mut self) -> io::Result<()> {
+        self.watch.end_of_task();
         self.clear_keyboard()?;
         self.keyboard.look_in(PACE_AFTERWARDS);
         Ok(())
@@ -141,6 +142,7 @@ impl Supervisor {
     pub fn look_for_readers(&mut self) -> io::Result<()> {
         let started = Instant::now();
         let everybody = self.living();
+        self.note_origins(&everybody);
         let pace = if matches!(self.phase, Phase::Busy { .. }) {
             PACE
         } else if everybody.iter().any(|process| !self.is_own(process.identity.pid)) {
@@ -157,8 +159,8 @@ impl Supervisor {
                 if !self.type_next()? {
                     self.keyboard.asked = Some(pid);
                     self.keyboard.missed = 0;
-                    let of_this_task = self.of_this_task(pid, &everybody);
-                    self.tell(&FromSupervisor::WantsInput { pid: pid.into(), of_this_task })?;
+                    let cell = self.cell_of(pid, &everybody);
+                    self.tell(&FromSupervisor::WantsInput { pid: pid.into(), cell })?;
                 }
             }
             (None, None) => {}
@@ -180,16 +182,13 @@ impl Supervisor {
         everybody.iter().map(|process| process.identity.pid).find(|pid| waits(*pid))
     }
 
-    /// Whether the running task has started a process: neither it nor an ancestor of it was there
-    /// before the task. Of an orphan the ancestors are not known any more, so one that a left-over
-    /// has started during this task, and left, counts as this task's.
-    fn of_this_task(&self, pid: Pid, everybody: &[Stat]) -> bool {
-        let Phase::Busy { before, .. } = &self.phase else { return false };
-        let find = |pid: Pid| everybody.iter().find(|process| process.identity.pid == pid);
-        // The looks at the single processes are not one look, so what they say of parents could
-        // be a circle: nobody has more ancestors than there are processes.
-        let line = std::iter::successors(find(pid), |process| process.parent.and_then(find)).take(everybody.len());
-        !line.into_iter().any(|process| before.contains(&process.identity))
+    /// The cell that has started a process; the worker runs the present one.
+    fn cell_of(&self, pid: Pid, everybody: &[Stat]) -> Option<CellId> {
+        if let (Phase::Busy { cell, .. }, true) = (&self.phase, pid == self.worker) {
+            return Some(*cell);
+        }
+        let process = everybody.iter().find(|process| process.identity.pid == pid)?;
+        self.origins.of(&process.identity)
     }
 
     /// The reader that the server was told of was not seen waiting.

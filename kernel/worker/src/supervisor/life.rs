@@ -14,8 +14,9 @@ use forklab_sys::process::{ExitStatus, Pid, Signal, kill};
 use forklab_sys::pty::Pty;
 
 use super::tree::Spared;
+use super::watch::Watch;
 use super::{Connection, Phase, Supervisor};
-use crate::messages::{CellId, Exit, FromSupervisor, Outcome, ProcessId};
+use crate::messages::{CellId, Exit, FromSupervisor, Outcome, ProcessId, Reached};
 use crate::orders::{FromWorker, ToWorker};
 
 /// A worker that has not said within this time that it is ready never will.
@@ -39,6 +40,8 @@ pub enum After {
     Died { cell: CellId, how: Exit },
     /// The worker before this one was killed by an interrupt.
     Interrupted { cell: CellId },
+    /// The worker before this one was killed because a limit was reached.
+    OverLimit { cell: CellId, reached: Reached },
     /// The worker before this one died between two tasks.
     Between { how: Exit },
 }
@@ -47,10 +50,14 @@ impl Phase {
     pub fn starting(after: After, woken: bool) -> Phase {
         Phase::Starting { after, woken, deadline: Instant::now() + TIME_TO_START }
     }
+
+    pub fn preparing() -> Phase {
+        Phase::Preparing { deadline: Instant::now() + TIME_TO_START }
+    }
 }
 
 /// Starts a fresh worker: this same program in another role.
-pub fn spawn(socket: &Path, pty: &Pty) -> io::Result<(Pid, Connection)> {
+pub fn spawn(socket: &Path, pty: &Pty, watch: &mut Watch) -> io::Result<(Pid, Connection)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("forklab").arg("worker").stdin(Stdio::from(OwnedFd::from(theirs)));
@@ -64,6 +71,8 @@ pub fn spawn(socket: &Path, pty: &Pty) -> io::Result<(Pid, Connection)> {
     }
     let child = command.spawn()?;
     let pid = Pid::from_raw(child.id() as i32).expect("a child has a pid");
+    // It has not begun, so nothing of it is outside of the limits.
+    watch.enter(pid);
     let connection: Connection = Channel::new(ours);
     connection.send_with(&ToWorker::Begin { socket: socket.to_owned() }, &[pty.terminal()])?;
     Ok((pid, connection))
@@ -100,8 +109,9 @@ impl Supervisor {
             (Phase::Busy { cell, .. }, Some(outcome)) => {
                 self.commit(fresh);
                 self.end_of_task()?;
-                self.tell(&FromSupervisor::Ended { cell, outcome })?;
+                self.tell_ended(cell, outcome)?;
             }
+            (Phase::Preparing { .. }, None) => self.commit(fresh),
             (Phase::Starting { after, woken, .. }, None) => {
                 self.commit(fresh);
                 self.settle_accounts(after, woken)?;
@@ -128,12 +138,9 @@ impl Supervisor {
         self.tell(&FromSupervisor::Worker { pid: self.worker.into() })?;
         match after {
             After::Nothing => Ok(()),
-            After::Died { cell, how } => {
-                self.tell(&FromSupervisor::Ended { cell, outcome: Outcome::Died { how, restored } })
-            }
-            After::Interrupted { cell } => {
-                self.tell(&FromSupervisor::Ended { cell, outcome: Outcome::Interrupted { restored } })
-            }
+            After::Died { cell, how } => self.tell_ended(cell, Outcome::Died { how, restored }),
+            After::Interrupted { cell } => self.tell_ended(cell, Outcome::Interrupted { restored }),
+            After::OverLimit { cell, reached } => self.tell_ended(cell, Outcome::OverLimit { reached, restored }),
             After::Between { .. } if restored => Ok(()),
             After::Between { how } => self.tell(&FromSupervisor::StateLost { how }),
         }
@@ -145,7 +152,18 @@ impl Supervisor {
         // it then; and one that was killed while it reported has not.
         self.hear_out()?;
         let how = status.into();
+        if self.interrupted_processes_go_on() {
+            return Ok(());
+        }
         match &mut self.phase {
+            Phase::Busy { cell, .. } if self.interrupting.is_some() => {
+                let cell = *cell;
+                self.end_task(After::Interrupted { cell })
+            }
+            Phase::Busy { cell, .. } if self.watch.out_of_memory() => {
+                let (cell, reached) = (*cell, self.watch.memory_reached());
+                self.end_task(After::OverLimit { cell, reached })
+            }
             Phase::Busy { cell, before } => {
                 let (cell, before) = (*cell, std::mem::take(before));
                 let mut spared = Spared::default();
@@ -155,7 +173,7 @@ impl Supervisor {
                 self.end_of_task()?;
                 self.replace(After::Died { cell, how })
             }
-            Phase::Idle => self.replace(After::Between { how }),
+            Phase::Idle | Phase::Preparing { .. } => self.replace(After::Between { how }),
             // A restored worker that does not come up: a fresh one will, but knows nothing.
             Phase::Starting { after, woken, .. } => {
                 let (after, woken) = (*after, *woken);
@@ -196,7 +214,7 @@ impl Supervisor {
 
     fn replace_by_fresh(&mut self, after: After) -> io::Result<()> {
         self.drop_checkpoint();
-        let (worker, connection) = spawn(&self.socket, &self.pty)?;
+        let (worker, connection) = spawn(&self.socket, &self.pty, &mut self.watch)?;
         self.worker = worker;
         self.worker_ended = None;
         self.connection = Some(connection);
@@ -224,7 +242,7 @@ impl Supervisor {
     }
 
     pub fn give_up_starting(&mut self) {
-        if let Phase::Starting { deadline, .. } = &mut self.phase {
+        if let Phase::Starting { deadline, .. } | Phase::Preparing { deadline } = &mut self.phase {
             *deadline = Instant::now() + TIME_TO_START;
         }
         self.end_worker();

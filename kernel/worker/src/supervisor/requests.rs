@@ -6,81 +6,97 @@ use std::os::fd::{AsFd, OwnedFd};
 use forklab_sys::channel::Received;
 
 use super::life::After;
-use super::tree::Spared;
 use super::{Phase, Queued, Supervisor};
-use crate::messages::{FromSupervisor, Outcome, ProcessId, ToSupervisor};
+use crate::messages::{CellId, Outcome, Reached, ToSupervisor};
 use crate::orders::ToWorker;
 
 impl Supervisor {
     pub fn on_request(&mut self, request: Received<ToSupervisor>) -> io::Result<()> {
         match request.value {
-            ToSupervisor::Run { cell, task, checkpoint } => {
+            ToSupervisor::Run { cell, task, checkpoint, limits } => {
+                // A new task must not be taken for what was interrupted.
+                self.end_interrupted()?;
                 if self.queued.is_some() || matches!(self.phase, Phase::Busy { .. }) {
                     let message = "another task is still running".to_owned();
-                    return self.tell(&FromSupervisor::Ended { cell, outcome: Outcome::NotRun { message } });
+                    return self.tell_ended(cell, Outcome::NotRun { message });
                 }
-                self.queued = Some(Queued { cell, task, checkpoint, descriptors: request.descriptors });
+                self.queued =
+                    Some(Queued { cell, task, checkpoint, limits, prepared: false, descriptors: request.descriptors });
                 self.run_queued()
             }
             ToSupervisor::Interrupt => self.interrupt(),
             ToSupervisor::Input { text } => self.type_text(text.into_bytes()),
             ToSupervisor::EndOfInput => self.type_end_of_input(),
-            ToSupervisor::ListProcesses => {
-                let pids = self.leftovers().iter().map(|process| ProcessId::from(process.identity.pid)).collect();
-                self.tell(&FromSupervisor::Processes { pids })
+            ToSupervisor::ListProcesses => self.list_processes(),
+            ToSupervisor::Limit { notebook } => {
+                self.watch.set_notebook(notebook);
+                Ok(())
             }
+            ToSupervisor::EndCell { cell, reached } => self.end_cell(cell, reached),
+            ToSupervisor::Kill { pids } => self.kill_processes(pids),
+            ToSupervisor::Await { cell } => self.await_cell(cell),
             ToSupervisor::Shutdown => Ok(()),
         }
     }
 
     /// Gives the worker the task that waits for it, if it can take one.
     pub fn run_queued(&mut self) -> io::Result<()> {
-        if !matches!(self.phase, Phase::Idle) {
+        if !matches!(self.phase, Phase::Idle) || self.connection.is_none() {
             return Ok(());
         }
-        let Some(connection) = self.connection.take() else { return Ok(()) };
-        let Some(queued) = self.queued.take() else {
-            self.connection = Some(connection);
-            return Ok(());
-        };
-        let [output, errors] = match <[OwnedFd; 2]>::try_from(queued.descriptors) {
-            Ok(both) => both,
-            Err(_) => {
-                self.connection = Some(connection);
-                let message = "the task came without its stdout and stderr".to_owned();
-                return self.tell(&FromSupervisor::Ended { cell: queued.cell, outcome: Outcome::NotRun { message } });
-            }
-        };
-        if !queued.checkpoint {
-            self.drop_checkpoint();
+        let Some(mut queued) = self.queued.take() else { return Ok(()) };
+        if queued.checkpoint && self.checkpoint.is_none() && !queued.prepared {
+            queued.prepared = true;
+            self.queued = Some(queued);
+            return self.prepare();
         }
-        self.begin_of_task()?;
-        let before = self.leftovers().iter().map(|process| process.identity).collect();
-        self.phase = Phase::Busy { cell: queued.cell, before };
-        let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];
-        // A worker that cannot hear has died; what becomes of the task is decided when it is reaped.
-        let _ = connection.send_with(&ToWorker::Run { task: queued.task }, &descriptors);
-        // Our end is closed here, and not when the worker closes its own.
-        drop(connection);
+        let cell = queued.cell;
+        match self.begin(queued) {
+            Ok(()) => Ok(()),
+            Err(message) => self.tell_ended(cell, Outcome::NotRun { message }),
+        }
+    }
+
+    /// There is no checkpoint, and the next task wants one.
+    fn prepare(&mut self) -> io::Result<()> {
+        self.phase = Phase::preparing();
+        if let Some(connection) = &self.connection {
+            // A worker that cannot hear has died; that is said when it is reaped.
+            let _ = connection.send(&ToWorker::Prepare);
+        }
         Ok(())
     }
 
-    fn interrupt(&mut self) -> io::Result<()> {
-        // A task that has reported is not running any more; and a worker that is reaped here has
-        // died by itself.
-        self.hear_out()?;
-        if let Some(queued) = self.queued.take() {
-            let outcome = Outcome::Interrupted { restored: true };
-            self.tell(&FromSupervisor::Ended { cell: queued.cell, outcome })?;
+    /// Sends the worker its task. `Err` is for the person.
+    fn begin(&mut self, queued: Queued) -> Result<(), String> {
+        let [output, errors] = <[OwnedFd; 2]>::try_from(queued.descriptors)
+            .map_err(|_| "the task came without its stdout and stderr".to_owned())?;
+        if !queued.checkpoint {
+            self.drop_checkpoint();
         }
-        let mut spared = Spared::default();
-        spared.add(self.checkpoint.as_ref().map(|checkpoint| checkpoint.pid));
-        let Phase::Busy { cell, .. } = self.phase else {
-            spared.add(Some(self.worker));
-            return self.end_tree(&spared);
-        };
-        self.end_tree(&spared)?;
-        self.end_of_task()?;
-        self.replace(After::Interrupted { cell })
+        self.await_retired();
+        self.begin_limits(queued.cell, queued.limits)?;
+        self.begin_of_task().map_err(|error| format!("the cell's terminal cannot be used: {error}"))?;
+        let before = self.leftovers();
+        self.note_origins(&before);
+        self.origins.begin(queued.cell, [output.as_fd(), errors.as_fd()]);
+        self.phase = Phase::Busy { cell: queued.cell, before: before.iter().map(|p| p.identity).collect() };
+        let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];
+        let run = ToWorker::Run { task: queued.task, checkpoint: queued.checkpoint };
+        // Taken: our end is closed here, and not when the worker closes its own.
+        if let Some(connection) = self.connection.take() {
+            // A worker that cannot hear has died; what becomes of the task is decided when it is reaped.
+            let _ = connection.send_with(&run, &descriptors);
+        }
+        Ok(())
+    }
+
+    /// The server has seen a limit reached.
+    fn end_cell(&mut self, cell: CellId, reached: Reached) -> io::Result<()> {
+        self.hear_out()?;
+        match self.phase {
+            Phase::Busy { cell: running, .. } if running == cell => self.end_task(After::OverLimit { cell, reached }),
+            _ => self.end_leftovers_of(cell).map(drop),
+        }
     }
 }

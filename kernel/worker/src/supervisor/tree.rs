@@ -24,6 +24,12 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 /// How many children are reaped before other events have their turn.
 const REAPED_AT_ONCE: usize = 500;
 
+/// So many processes are stopped before they are killed.
+const CROWD: usize = 32;
+
+/// How often we look for new ones to stop.
+const FREEZES: usize = 100;
+
 /// How often we aim at our own children before we look at the whole tree.
 const SHOTS: usize = 50;
 
@@ -68,6 +74,24 @@ impl Supervisor {
         self.more_to_reap = true;
     }
 
+    /// Waits until earlier checkpoints, which were killed, are reaped: until then they count among
+    /// the processes that the system limits.
+    pub fn await_retired(&mut self) {
+        let deadline = Instant::now() + TIME_TO_END;
+        while !self.retired.is_empty() && Instant::now() < deadline {
+            self.reap();
+            if !self.retired.is_empty() && self.rest().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a child's end, or for a moment.
+    pub fn rest(&mut self) -> io::Result<()> {
+        while self.signals.next()?.is_some() {}
+        readable(&[self.signals.as_fd()], Some(BETWEEN_LOOKS)).map(drop)
+    }
+
     /// Who lives below, zombies left out.
     pub fn living(&self) -> Vec<Stat> {
         descendants(Pid::this()).into_iter().filter(|process| !process.zombie).collect()
@@ -91,6 +115,7 @@ impl Supervisor {
     pub fn end_tree(&mut self, spared: &Spared) -> io::Result<()> {
         let deadline = Instant::now() + TIME_TO_END;
         let mut empty_looks = 0;
+        self.freeze(spared)?;
         // One look is not enough. A process that is listed may fork before its SIGKILL comes, and
         // its child is not in the list; a process whose parent dies while we read that parent's
         // children is missing from it. Once a SIGKILL is pending a process forks no more, and each
@@ -117,6 +142,31 @@ impl Supervisor {
                 return self.tell(&FromSupervisor::Failed { message });
             }
             readable(&[self.signals.as_fd()], Some(BETWEEN_LOOKS))?;
+        }
+        Ok(())
+    }
+
+    /// Stops a crowd before it is killed: a stopped process forks no more and leaves us the
+    /// processors, where a killed one leaves its place among the allowed to a new one.
+    fn freeze(&mut self, spared: &Spared) -> io::Result<()> {
+        let mut stopped = std::collections::HashSet::new();
+        for _ in 0..FREEZES {
+            let everybody = self.living();
+            if everybody.len() < CROWD {
+                return Ok(());
+            }
+            let mut new = false;
+            for process in everybody.iter().filter(|process| !spared.holds(&process.identity)) {
+                if stopped.insert(process.identity) {
+                    new = true;
+                    // As below.
+                    let _ = kill(process.identity.pid, Signal::STOP);
+                }
+            }
+            if !new {
+                return Ok(());
+            }
+            self.reap();
         }
         Ok(())
     }

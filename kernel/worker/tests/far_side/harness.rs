@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use forklab_sys::capture::{self, Capture, Piece};
 use forklab_sys::channel::Channel;
 use forklab_sys::events::readable;
-use forklab_worker::messages::{CellId, Exit, FromSupervisor, Outcome, Report, Task, ToSupervisor};
+use forklab_worker::messages::{CellId, Exit, FromSupervisor, Limits, Outcome, Report, Task, ToSupervisor};
 
 /// Nothing here takes that long; whoever waits longer waits in vain.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -25,6 +25,8 @@ pub struct FarSide {
     directory: PathBuf,
     mark: String,
     cells: u64,
+    /// How the supervisor keeps limits.
+    pub limiting: Option<String>,
 }
 
 /// A cell under way, and what it has written so far.
@@ -108,7 +110,7 @@ impl FarSide {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .expect("the supervisor starts");
-        FarSide { channel: Some(Channel::new(ours)), supervisor, directory, mark, cells: 0 }
+        FarSide { channel: Some(Channel::new(ours)), supervisor, directory, mark, cells: 0, limiting: None }
     }
 
     /// Kills the supervisor, and starts another in the same place.
@@ -132,9 +134,17 @@ impl FarSide {
 
     /// The next message.
     pub fn next(&mut self) -> FromSupervisor {
-        let channel = self.channel.as_ref().expect("an open channel");
-        assert!(readable(&[channel.as_fd()], Some(DEADLINE)).expect("poll")[0], "the supervisor says nothing");
-        channel.receive().expect("a message").expect("a supervisor that lives").value
+        loop {
+            let channel = self.channel.as_ref().expect("an open channel");
+            assert!(readable(&[channel.as_fd()], Some(DEADLINE)).expect("poll")[0], "the supervisor says nothing");
+            let message = channel.receive().expect("a message").expect("a supervisor that lives").value;
+            // Once, at the start; of no test's concern but its own.
+            if let FromSupervisor::Limiting { how, .. } = message {
+                self.limiting = Some(how);
+                continue;
+            }
+            return message;
+        }
     }
 
     pub fn says_nothing_for(&mut self, patience: Duration) -> bool {
@@ -154,21 +164,25 @@ impl FarSide {
         self.asked().0
     }
 
-    /// Waits for a reader: its pid, and whether the running task has started it.
-    pub fn asked(&mut self) -> (i32, bool) {
+    /// Waits for a reader: its pid, and the cell that has started it.
+    pub fn asked(&mut self) -> (i32, Option<CellId>) {
         match self.next() {
-            FromSupervisor::WantsInput { pid, of_this_task } => (pid.0, of_this_task),
+            FromSupervisor::WantsInput { pid, cell } => (pid.0, cell),
             other => panic!("a reader was to be found, not {other:?}"),
         }
     }
 
     pub fn begin(&mut self, task: Task, checkpoint: bool) -> Cell {
+        self.begin_with(task, checkpoint, Limits::default())
+    }
+
+    pub fn begin_with(&mut self, task: Task, checkpoint: bool, limits: Limits) -> Cell {
         self.cells += 1;
         let id = CellId(self.cells);
         let ((stdout, out), (stderr, err)) = (Stream::open(), Stream::open());
         let channel = self.channel.as_ref().expect("an open channel");
         channel
-            .send_with(&ToSupervisor::Run { cell: id, task, checkpoint }, &[out.as_fd(), err.as_fd()])
+            .send_with(&ToSupervisor::Run { cell: id, task, checkpoint, limits }, &[out.as_fd(), err.as_fd()])
             .expect("a supervisor that listens");
         Cell { id, stdout, stderr }
     }
@@ -184,7 +198,7 @@ impl FarSide {
     /// Waits for the end of a cell, as the next message.
     pub fn ended(&mut self, cell: &Cell) -> Outcome {
         match self.next() {
-            FromSupervisor::Ended { cell: id, outcome } if id == cell.id => outcome,
+            FromSupervisor::Ended { cell: id, outcome, .. } if id == cell.id => outcome,
             other => panic!("the cell was to end, not {other:?}, {:?}", self.next()),
         }
     }
@@ -230,7 +244,7 @@ impl FarSide {
     pub fn processes(&mut self) -> Vec<i32> {
         self.send(&ToSupervisor::ListProcesses);
         match self.next() {
-            FromSupervisor::Processes { pids } => pids.iter().map(|pid| pid.0).collect(),
+            FromSupervisor::Processes { processes } => processes.iter().map(|process| process.pid.0).collect(),
             other => panic!("a list was to come, not {other:?}"),
         }
     }

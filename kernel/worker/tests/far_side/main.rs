@@ -238,24 +238,23 @@ fn any_process_may_read_from_the_person() {
 }
 
 #[test]
-fn a_reader_is_of_the_running_task_or_a_left_over() {
+fn a_reader_is_told_with_the_cell_that_has_started_it() {
     let mut far = FarSide::start();
     let cell = far.shell("read x");
-    let (_, of_this_task) = far.asked();
-    assert!(of_this_task);
+    assert_eq!(far.asked().1, Some(cell.id));
     far.send(&ToSupervisor::EndOfInput);
     far.returned(&cell);
-    let cell = far.call("late_family");
-    far.ended_among_readers(&cell);
-    let (parent, of_this_task) = far.asked();
-    assert!(!of_this_task, "no task runs");
+    let family = far.call("late_family");
+    far.ended_among_readers(&family);
+    let (parent, of) = far.asked();
+    assert_eq!(of, Some(family.id), "also when no task runs");
     let cell = far.shell("sleep 1000");
     assert!(matches!(far.next(), FromSupervisor::InputCancelled { pid } if pid.0 == parent));
-    assert_eq!(far.asked(), (parent, false), "it was there before the task");
+    assert_eq!(far.asked(), (parent, Some(family.id)), "it was there before the task");
     far.send(&ToSupervisor::Input { text: "go\n".to_owned() });
-    let (child, of_this_task) = far.asked();
+    let (child, of) = far.asked();
     assert_ne!(child, parent);
-    assert!(!of_this_task, "a left-over has started it");
+    assert_eq!(of, Some(family.id), "a left-over has started it");
     far.send(&ToSupervisor::Interrupt);
     let cancelled = far.next();
     assert!(matches!(cancelled, FromSupervisor::InputCancelled { pid } if pid.0 == child), "{cancelled:?}");
@@ -473,7 +472,7 @@ fn an_interrupt_at_any_moment_ends_a_task_once() {
         let outcome = loop {
             match far.next() {
                 FromSupervisor::Worker { .. } => {}
-                FromSupervisor::Ended { cell: id, outcome } if id == cell.id => break outcome,
+                FromSupervisor::Ended { cell: id, outcome, .. } if id == cell.id => break outcome,
                 other => panic!("unexpected: {other:?}"),
             }
         };
