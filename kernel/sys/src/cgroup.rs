@@ -3,25 +3,26 @@
 //! The system counts what such a group uses, refuses forks beyond its limit, and ends a process
 //! when the group's memory is full. Where no group can be had, limits are somebody else's to watch.
 //!
-//! A group is made only where that is ours to do, see [`places`], and nothing is ever changed in
+//! A group is made only where that is ours to do, see [`discovery`], and nothing is ever changed in
 //! a group that is not ours: no limit, and not which controllers it hands down.
 
 mod delegation;
-mod places;
+mod discovery;
+mod files;
 mod trial;
 
 use std::env;
 use std::error::Error;
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::process::Pid;
 use crate::procfs;
-use places::{Ceilings, Parent, Plan, Version};
+use discovery::{Ceilings, Parent, Plan, Version};
+use files::{Place, amount, ignore_absence, least, remove, write};
 
 /// Where groups are made: unset for wherever that is allowed, `off` for nowhere, or a list of
 /// folders with a colon between them, in which they are then made whoever those belong to.
@@ -29,9 +30,6 @@ pub const VARIABLE: &str = "FORKLAB_CGROUP";
 
 /// What the names of groups begin with; the pid of the maker comes next, and a hyphen.
 pub const PREFIX: &str = "forklab-";
-
-/// How long a group is waited for whose last processes are still dying.
-const TIME_TO_EMPTY: Duration = Duration::from_millis(100);
 
 /// A group in one hierarchy or in several. It stays until it is removed: to drop this is not enough,
 /// because a forked child drops its copy, too.
@@ -42,13 +40,6 @@ pub struct Group {
     cpu: Option<Place>,
     ceilings: Ceilings,
     missing: Vec<String>,
-}
-
-/// The group's folder in one hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    folder: PathBuf,
-    version: Version,
 }
 
 /// What a group can count and limit.
@@ -355,48 +346,13 @@ impl Abilities {
     }
 }
 
-impl Place {
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    /// The number that a file consists of.
-    fn number(&self, name: &str) -> Option<u64> {
-        fs::read_to_string(self.file(name)).ok()?.trim().parse().ok()
-    }
-
-    /// The number after a word in a file of lines with a word and a number each.
-    fn entry(&self, name: &str, word: &str) -> Option<u64> {
-        let text = fs::read_to_string(self.file(name)).ok()?;
-        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-        lines.find(|(key, _)| *key == word)?.1.trim().parse().ok()
-    }
-
-    /// Memory, and memory with swap. At any time the first must not be above the second (EINVAL),
-    /// so the second goes first when both are raised.
-    fn limit_memory_1(&self, most: Option<u64>) -> io::Result<()> {
-        const WITH_SWAP: &str = "memory.memsw.limit_in_bytes";
-        let text = amount(most, "-1");
-        let memory = || write(&self.file("memory.limit_in_bytes"), &text);
-        let Some(with_swap) = self.number(WITH_SWAP) else {
-            // The system does not count swap.
-            return memory();
-        };
-        if most.is_none_or(|most| most >= with_swap) {
-            write(&self.file(WITH_SWAP), &text).and_then(|()| memory())
-        } else {
-            memory().and_then(|()| write(&self.file(WITH_SWAP), &text))
-        }
-    }
-}
-
 fn plan() -> Result<Plan, Unavailable> {
     let asked = env::var(VARIABLE).unwrap_or_default();
     if asked == "off" {
         return Err(Unavailable(vec![format!("switched off by {VARIABLE}")]));
     }
     let read = |path: &str| fs::read_to_string(path).map_err(|error| Unavailable(vec![format!("{path}: {error}")]));
-    Ok(places::find(&places::Surroundings {
+    Ok(discovery::find(&discovery::Surroundings {
         cgroup: &read("/proc/self/cgroup")?,
         mountinfo: &read("/proc/self/mountinfo")?,
         root: Path::new("/"),
@@ -406,31 +362,5 @@ fn plan() -> Result<Plan, Unavailable> {
     }))
 }
 
-fn least(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    one.into_iter().chain(other).min()
-}
-
-fn amount(number: Option<u64>, unlimited: &str) -> String {
-    number.map_or_else(|| unlimited.to_owned(), |number| number.to_string())
-}
-
-/// Writes to a file that is there: one write(2), as control files want it.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).truncate(true).open(path)?.write_all(text.as_bytes())
-}
-
-fn ignore_absence(result: io::Result<()>) -> io::Result<()> {
-    result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-}
-
-fn remove(folder: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + TIME_TO_EMPTY;
-    loop {
-        match ignore_absence(fs::remove_dir(folder)) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
-                thread::sleep(Duration::from_millis(1));
-            }
-            result => return result,
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,8 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::{Kind, least};
+use super::Kind;
+use super::files::least;
 
 /// What a plan is made from.
 pub struct Surroundings<'a> {
