@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -78,6 +80,13 @@ impl HeldInterrupts {
             let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&interrupts()), None);
         }
     }
+}
+
+/// Has a program start with SIGINT let through, whoever holds it back here.
+pub fn let_interrupts_through(command: &mut Command) {
+    let unblock = || Ok(sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&interrupts()), None)?);
+    // SAFETY: between fork and exec only sigprocmask(2) is called, which is safe there.
+    unsafe { command.pre_exec(unblock) };
 }
 
 fn interrupts() -> SigSet {

@@ -159,13 +159,10 @@ impl Worker {
 
     fn shell(&mut self, command: &str) -> io::Result<Report> {
         let reserve = std::mem::take(&mut self.room).give_back();
-        // A shell begins with no signal blocked. The worker waits for it with SIGINT held back again:
-        // Ctrl-C is for what runs on the terminal.
-        if let Some(held) = self.interrupts.take() {
-            held.release();
-        }
-        let child = Command::new("sh").arg("-c").arg(command).spawn();
-        self.interrupts = Some(signals::hold_interrupts());
+        let mut shell = Command::new("sh");
+        // Ctrl-C is for what runs on the terminal; the worker holds it back and waits.
+        signals::let_interrupts_through(shell.arg("-c").arg(command));
+        let child = shell.spawn();
         self.room = reserve.release();
         // This child only: other children are the lesson's to wait for. Where the lesson ignores
         // SIGCHLD, the kernel has reaped it, and its status is lost.

@@ -56,10 +56,8 @@ impl Supervisor {
             let _ = kill(process.identity.pid, Signal::INT);
             let _ = kill(process.identity.pid, Signal::CONT);
         }
-        if busy || !asked.is_empty() {
-            let now = Instant::now();
-            self.interrupting = Some(Interrupting { deadline: now + GRACE, next_look: now + PACE });
-        }
+        let now = Instant::now();
+        self.interrupting = Some(Interrupting { deadline: now + GRACE, next_look: now + PACE });
         Ok(())
     }
 
@@ -67,12 +65,11 @@ impl Supervisor {
     pub fn look_at_interrupted(&mut self) -> io::Result<()> {
         let Some(interrupting) = &mut self.interrupting else { return Ok(()) };
         let now = Instant::now();
-        if now >= interrupting.deadline {
-            return self.end_interrupted();
-        }
         interrupting.next_look = now + PACE;
-        if !matches!(self.phase, Phase::Busy { .. }) && self.leftovers().is_empty() {
-            self.interrupting = None;
+        let late = now >= interrupting.deadline;
+        // Where one look finds nobody, there may be some who fork and leave; killing looks again.
+        if late || !matches!(self.phase, Phase::Busy { .. }) && self.leftovers().is_empty() {
+            return self.end_interrupted();
         }
         Ok(())
     }

@@ -244,7 +244,9 @@ impl FarSide {
     pub fn processes(&mut self) -> Vec<i32> {
         self.send(&ToSupervisor::ListProcesses);
         match self.next() {
-            FromSupervisor::Processes { processes } => processes.iter().map(|process| process.pid.0).collect(),
+            FromSupervisor::Processes { processes } => {
+                processes.iter().filter(|process| process.state != 'Z').map(|process| process.pid.0).collect()
+            }
             other => panic!("a list was to come, not {other:?}"),
         }
     }

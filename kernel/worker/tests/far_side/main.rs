@@ -255,6 +255,8 @@ fn a_reader_is_told_with_the_cell_that_has_started_it() {
     let (child, of) = far.asked();
     assert_ne!(child, parent);
     assert_eq!(of, Some(family.id), "a left-over has started it");
+    let sleeps = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    until("the shell's program runs", || far.processes().iter().any(sleeps));
     far.send(&ToSupervisor::Interrupt);
     let cancelled = far.next();
     assert!(matches!(cancelled, FromSupervisor::InputCancelled { pid } if pid.0 == child), "{cancelled:?}");
@@ -358,6 +360,9 @@ fn a_shell_line_can_be_interrupted_and_a_report_may_be_large() {
     let mut far = FarSide::start();
     let mut cell = far.shell("echo ready; sleep 1000 & sleep 1000");
     cell.until_stdout("ready");
+    // A shell's child swallows a SIGINT that comes before it has become another program.
+    let sleeps = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+    until("both sleep", || far.processes().iter().filter(|pid| sleeps(pid)).count() == 2);
     far.send(&ToSupervisor::Interrupt);
     assert_eq!(far.returned(&cell).shell, Some(Exit::Signaled { signal: 2, core: false }));
     // The one in the background ignores SIGINT, and is killed soon after.
