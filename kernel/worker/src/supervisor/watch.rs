@@ -14,7 +14,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use forklab_sys::cgroup::{Group, remove_abandoned};
-use forklab_sys::process::Pid;
+use forklab_sys::process::{Pid, Signal, kill};
 use forklab_sys::procfs::{Identity, Stat, descendants, proportional, resident, stat};
 use forklab_sys::role::{limit_open_files, most_open_files};
 
@@ -306,6 +306,7 @@ impl Supervisor {
     /// A look at what is used, and the end of what is beyond a limit.
     pub fn look_at_limits(&mut self) -> io::Result<()> {
         let began = Instant::now();
+        self.let_server_go_on();
         let everybody = descendants(Pid::this());
         let busy = matches!(self.phase, Phase::Busy { .. });
         if !busy && everybody.iter().all(|process| process.zombie || self.is_own(process.identity.pid)) {
@@ -317,6 +318,16 @@ impl Supervisor {
         }
         self.watch.next_look = Some(Instant::now() + PACE.max(began.elapsed() * COST));
         Ok(())
+    }
+
+    /// A cell may have stopped its grandparent, as it may have stopped us; the server sees to that.
+    fn let_server_go_on(&self) {
+        if let Some(server) = self.parent
+            && stat(server).is_some_and(|server| server.state == 'T')
+        {
+            // It is our parent: were it gone, its end would have ended us, or will at the next event.
+            let _ = kill(server, Signal::CONT);
+        }
     }
 
     fn end_for(&mut self, reached: Reached) -> io::Result<()> {

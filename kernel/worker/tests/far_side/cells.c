@@ -16,25 +16,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct host {
-    unsigned version;
-    void (*panicked)(const char *, size_t);
-    void (*failed)(const char *, size_t);
-    void (*display)(const char *, size_t, const char *, size_t);
-    void (*lost_variable)(const char *, size_t);
-    void (*panic_seen)(const char *, size_t, unsigned, unsigned, const char *, size_t, const char *, size_t, _Bool);
-    void (*display_begin)(void);
-    void (*display_end)(void);
-};
+#include "cells.h"
+
 struct host *FORKLAB_HOST;
 const unsigned FORKLAB_ORIGINS[] = {100, 10, 7, 1, 0};
 const size_t FORKLAB_ORIGINS_LEN = 1;
 
-#define CELL(name) void *name(void *store)
 #define TEXT(s) s, strlen(s)
 
-static void say(const char *text) { if (write(1, text, strlen(text)) < 0) abort(); }
-static void number(long n) { char b[32]; snprintf(b, sizeof b, "%ld\n", n); say(b); }
 static void seen(const char *message) {
     FORKLAB_HOST->panic_seen(TEXT("src/lib.rs"), 101, 5, TEXT(message), TEXT("main"), 0);
 }
