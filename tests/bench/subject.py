@@ -74,6 +74,18 @@ class Subject:
         self.client.start_channels(hb=False)
         self.ask("kernel_info_request", {}, "kernel_info_reply")
         self.ready_seconds = time.monotonic() - self.started
+        self.join()
+
+    def join(self):
+        """Waits until what the kernel publishes comes here: a subscription may be later than a reply."""
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            try:
+                self.client.iopub_channel.get_msg(timeout=0.01)
+                return
+            except queue.Empty:
+                self.ask("kernel_info_request", {}, "kernel_info_reply")
+        raise SystemExit(f"{self.kind.name} publishes nothing")
 
     def ask(self, kind: str, content: dict, answer: str) -> dict:
         """One request on the shell channel and its reply's content."""

@@ -54,6 +54,8 @@ class Notebook:
         self.model = {}
         # Pid → how it was left behind, as prelude.rs's `linger` numbers it.
         self.left, self.unsure, self.killers = {}, set(), set()
+        # Killers that had gone when the last cell was looked at: what they did is over by the next.
+        self.gone_killers = set()
         result = self.run(PRELUDE)
         if result.reply["status"] != "ok":
             raise SystemExit(f"the prelude does not run: {result.reply}")
@@ -243,10 +245,12 @@ class Notebook:
             self.unsure |= set(self.left)
         self.settle(f"after {end}")
         self.forget_gone()
-        self.worker = self.find_worker()
+        self.worker = self.find_worker() or (None if self.killers else self.worker)
         if end in cells.RETURNED and worker != self.worker and not self.killers and not cell.interrupt:
             raise Finding(f"the worker was {worker} and is {self.worker}, after {end}")
-        self.killers = {pid for pid in self.killers if (one := facts.stat(pid)) and one.state not in "ZX"} and self.killers
+        # What a killer did just before it went may show only now: it counts for one more cell.
+        self.killers -= self.gone_killers
+        self.gone_killers = {pid for pid in self.killers if not (one := facts.stat(pid)) or one.state in "ZX"}
         return end
 
     def after_rollback(self, cell: cells.Cell, end: str, result: Result):
@@ -257,9 +261,6 @@ class Notebook:
                 self.must_end([*self.left, *self.killers], "interrupted")
                 self.left, self.unsure, self.killers = {}, set(), set()
             return
-        if end == "SIGKILL" and self.killers:
-            # Each of them may have been the one; what it does twice, it does to a pid that is gone.
-            self.killers = set(list(self.killers)[1:])
         self.unsure |= {pid for pid, how in self.left.items() if how in cells.UNSURE}
         if cell.kind == "group_killed":
             self.unsure |= {pid for pid, how in self.left.items() if not how & 1}
