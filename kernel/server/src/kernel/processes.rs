@@ -32,7 +32,7 @@ impl Kernel {
             }
             LineMagic::LsMagic | LineMagic::Help(_) => {
                 let text = magic.text().unwrap_or_default();
-                return self.say_and_go_on(&text);
+                return self.say_and_go_on(&format!("{}\n", text.trim_end()));
             }
         };
         if let Some(running) = &mut self.running {
@@ -101,6 +101,7 @@ impl Kernel {
         }
         let list = |pids: &[ProcessId]| pids.iter().map(|pid| pid.0.to_string()).collect::<Vec<_>>().join(", ");
         let text = match pids.len() {
+            0 if !strangers.is_empty() => String::new(),
             0 => "no process was ended\n".to_owned(),
             1 => format!("ended process {}\n", list(pids)),
             more => format!("ended {more} processes: {}\n", list(pids)),

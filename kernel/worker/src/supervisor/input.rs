@@ -23,7 +23,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use forklab_sys::process::Pid;
-use forklab_sys::procfs::{Stat, blocked_reading, is_open_on, threads};
+use forklab_sys::procfs::{Stat, blocked_reading, descendants, is_open_on, threads};
 
 use super::{Phase, Supervisor};
 use crate::messages::{CellId, FromSupervisor};
@@ -141,8 +141,9 @@ impl Supervisor {
     /// One look at everybody below, and what follows from it.
     pub fn look_for_readers(&mut self) -> io::Result<()> {
         let started = Instant::now();
-        let everybody = self.living();
+        let mut everybody = descendants(Pid::this());
         self.note_origins(&everybody);
+        everybody.retain(|process| !process.zombie);
         let pace = if matches!(self.phase, Phase::Busy { .. }) {
             PACE
         } else if everybody.iter().any(|process| !self.is_own(process.identity.pid)) {

@@ -57,7 +57,8 @@ impl Origins {
 }
 
 impl Supervisor {
-    /// Notes who is new and forgets who is gone. `everybody` lists parents before their children.
+    /// Notes who is new and forgets who is gone. `everybody` is all below the supervisor, zombies
+    /// included, parents before their children.
     pub fn note_origins(&mut self, everybody: &[Stat]) {
         let mut noted = HashMap::with_capacity(everybody.len());
         let mut by_pid: HashMap<Pid, CellId> = HashMap::with_capacity(everybody.len());

@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use forklab_sys::channel::Received;
+use forklab_sys::process::Pid;
+use forklab_sys::procfs::descendants;
 
 use super::life::After;
 use super::{Phase, Queued, Supervisor};
@@ -77,8 +79,8 @@ impl Supervisor {
         self.await_retired();
         self.begin_limits(queued.cell, queued.limits)?;
         self.begin_of_task().map_err(|error| format!("the cell's terminal cannot be used: {error}"))?;
+        self.note_origins(&descendants(Pid::this()));
         let before = self.leftovers();
-        self.note_origins(&before);
         self.origins.begin(queued.cell, [output.as_fd(), errors.as_fd()]);
         self.phase = Phase::Busy { cell: queued.cell, before: before.iter().map(|p| p.identity).collect() };
         let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];

@@ -336,8 +336,8 @@ impl Supervisor {
         if let Phase::Busy { cell, .. } = self.phase {
             return self.end_task(After::OverLimit { cell, reached });
         }
+        self.note_origins(&descendants(Pid::this()));
         let leftovers = self.leftovers();
-        self.note_origins(&leftovers);
         let processes: Vec<(ProcessId, Option<CellId>)> =
             leftovers.iter().map(|p| (p.identity.pid.into(), self.origins.of(&p.identity))).collect();
         self.end_leftovers()?;
