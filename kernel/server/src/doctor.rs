@@ -1,8 +1,9 @@
 //! `forklab doctor`: looks at everything that a person can get wrong, one line each, and says under
-//! each bad line what to do. It changes nothing.
+//! each bad line what to do. It leaves everything as it was.
 
 mod checks;
 mod jupyter;
+mod limits;
 mod machine;
 
 use std::io::{self, Write};
@@ -56,6 +57,7 @@ const CHECKS: &[Check] = &[
     ("memory", machine::memory),
     ("processes", machine::processes),
     ("open files", machine::open_files),
+    ("limits", limits::limits),
     ("waits seen", machine::waiting_is_visible),
     ("commands", checks::commands),
     ("library", checks::library),
