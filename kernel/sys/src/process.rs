@@ -243,6 +243,23 @@ pub fn kill(process: Pid, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// Sends a signal to every process of a group at once: kill(2) with a negative number. A process that
+/// is just being forked in the group gets it too, or its fork is begun anew after the parent has.
+///
+/// # Errors
+/// ESRCH when the group has no process (any more), `PermissionDenied` when none is ours, `InvalidInput`
+/// for the groups 0 and 1, which kill(2) would take for others.
+pub fn kill_group(group: i32, signal: Signal) -> io::Result<()> {
+    if group <= 1 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: kill(2) takes two numbers; the first means a group, as it is below -1.
+    match unsafe { libc::kill(-group, signal.0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// A descriptor of a process, which poll(2) finds readable once the process has ended:
 /// pidfd_open(2). Close-on-exec. A child stays to be reaped.
 ///

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::process::Pid;
+use crate::process::{Pid, Signal};
 
 mod memory;
 
@@ -36,6 +36,8 @@ pub struct Stat {
     pub zombie: bool,
     /// The letter of its state: `R`, `S`, `D`, `T`, `Z`, …; that of the main thread.
     pub state: char,
+    /// Its process group; 0 where the group's leader has no number in our pid namespace.
+    pub group: i32,
     /// Its session; 0 where the session's leader has no number in our pid namespace.
     pub session: i32,
     /// Processor time of all its threads, in user mode and in the system, to a clock tick (10 ms).
@@ -66,6 +68,7 @@ fn parse(pid: Pid, text: &[u8]) -> Option<Stat> {
         parent: Pid::from_raw(field(4)?.parse().ok()?),
         zombie: matches!(state, 'Z' | 'X'),
         state,
+        group: field(5)?.parse().ok()?,
         session: field(6)?.parse().ok()?,
         cpu: time(14, 15)?,
         children_cpu: time(16, 17)?,
@@ -99,6 +102,18 @@ pub fn name(pid: Pid) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+}
+
+/// Whether a signal would end a process at once: its main thread does not hold it back, and the process
+/// neither ignores nor handles it. That the signal's default is to end a process is the caller's to know.
+pub fn dies_of(pid: Pid, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let bit = 1u64 << (signal.as_raw() - 1);
+    let has = |mask: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(mask));
+        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_none_or(|mask| mask & bit != 0)
+    };
+    !["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().any(has)
 }
 
 /// Everybody below a process, children before their own children, zombies included.

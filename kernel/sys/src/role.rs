@@ -45,6 +45,19 @@ pub fn set_memory_victim_score(score: i32) -> io::Result<()> {
     std::fs::write(VICTIM_SCORE, score.to_string())
 }
 
+/// Sets this process's niceness, from -20 (goes before all others) to 19: setpriority(2). Children
+/// inherit it.
+///
+/// # Errors
+/// `PermissionDenied` for a niceness below the present one, without the right to it.
+pub fn set_niceness(niceness: i32) -> io::Result<()> {
+    // SAFETY: three numbers are given, the last of them by value.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 const VICTIM_SCORE: &str = "/proc/self/oom_score_adj";
 
 /// Sets how many files a process may have open, as far as its hard limit allows: the soft

@@ -46,6 +46,9 @@ const SOCKET: &str = "supervisor.sock";
 /// The longest path of a socket, in bytes: `sun_path` of unix(7), and a zero at its end.
 const LONGEST_SOCKET: usize = 107;
 
+/// The niceness of one who has little to do and must do it at once.
+const BEFORE_OTHERS: i32 = -10;
+
 /// How long a worker may take to say half a message; all of ours come in one piece.
 const PATIENCE_FOR_A_MESSAGE: Duration = Duration::from_secs(5);
 
@@ -159,8 +162,9 @@ enum Phase {
     Idle,
     /// It makes a checkpoint, which it had none of. Until `deadline`, as above.
     Preparing { deadline: Instant },
-    /// It runs one. `before` lived below the supervisor when the task began.
-    Busy { cell: CellId, before: HashSet<Identity> },
+    /// It runs one, and makes a checkpoint then if that is wanted. `before` lived below the supervisor
+    /// when the task began.
+    Busy { cell: CellId, checkpoint: bool, before: HashSet<Identity> },
 }
 
 struct Queued {
@@ -191,6 +195,9 @@ impl Supervisor {
         // terminal from which Jupyter was started is not for us either.
         signals::ignore_strangers();
         let signals = Signals::take(&[Signal::CHLD, Signal::TERM])?;
+        // Among a thousand processes of a fork bomb we are one, and must be the one that runs. Only who
+        // is allowed to goes before others; the worker goes back.
+        let _ = role::set_niceness(BEFORE_OTHERS);
         // Belt and braces: the closed channel tells of the server's death too.
         role::receive_when_parent_dies(Signal::TERM)?;
         let socket = runtime_dir.join(SOCKET);

@@ -22,6 +22,9 @@ use crate::messages::{Outcome, ProcessId, Report, Task};
 use crate::orders::{FromWorker, ToWorker};
 use crate::report;
 
+/// The niceness of a program that has asked for none.
+const ORDINARY: i32 = 0;
+
 /// Before every other process: the highest `oom_score_adj`.
 const FIRST_VICTIM: i32 = 1000;
 
@@ -40,6 +43,8 @@ pub fn main() -> io::Result<()> {
     let supervisor: Supervisor = Channel::new(UnixStream::from(take_standard_input()?));
     role::set_name(c"forklab");
     signals::reset_inherited();
+    // The supervisor's may be below it.
+    let _ = role::set_niceness(ORDINARY);
     let interrupts = signals::hold_interrupts();
     report::prepare()?;
     pty::new_session()?;

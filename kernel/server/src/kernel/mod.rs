@@ -152,6 +152,8 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let mut mask = SigSet::empty();
     mask.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD]);
     mask.thread_block()?;
+    // Of those that cells may send, these would end the kernel, and are nothing to it.
+    forklab_sys::signals::ignore_strangers();
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     // A standby that has taken over from a dead engine, and what that engine had started, become
     // ours to reap and to end.
@@ -268,6 +270,10 @@ impl Kernel {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo as i32) {
                 Ok(Signal::SIGINT) => {}
+                // A cell may signal its grandparent as any other process; that does not end a notebook.
+                Ok(Signal::SIGTERM | Signal::SIGHUP) if self.is_of_a_cell(signal.ssi_pid) => {
+                    tracing::warn!(pid = signal.ssi_pid, "a process of a cell wanted the kernel to end");
+                }
                 Ok(Signal::SIGCHLD) => {
                     self.far.go_on_if_stopped();
                     self.reap_adopted();
@@ -276,6 +282,13 @@ impl Kernel {
             }
         }
         Flow::Continue
+    }
+
+    /// Whether a process is below the supervisor. One that has ended cannot be told any more.
+    fn is_of_a_cell(&self, pid: u32) -> bool {
+        let supervisor = Pid::from_raw(self.far.pid());
+        let below = supervisor.map(procfs::descendants).unwrap_or_default();
+        below.iter().any(|process| process.identity.pid == pid as i32)
     }
 
     /// Reaps what was not started here but left to us by a dead engine. The supervisor and the first

@@ -4,6 +4,9 @@
 //! that a stopped one hears it. Programs may clean up or, as at a terminal, go on. Half a second
 //! later, or when the person interrupts again, whoever is still there is killed.
 //!
+//! - The worker would die of its SIGINT at once, and its end as the session's leader is a SIGHUP for
+//!   the processes on its terminal, which were to have their half second. It is stopped instead while
+//!   there are any, and killed after them. One that handles SIGINT, ignores it or holds it back gets it.
 //! - The worker returns from its function while SIGINT is on its way: it holds SIGINT back outside
 //!   of user code, drops what has come when it is given its next task, and so does not die of it.
 //! - It is asked while it makes a checkpoint, which has a pid that we do not know yet and is among
@@ -14,6 +17,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use forklab_sys::process::{Signal, kill};
+use forklab_sys::procfs::dies_of;
 
 use super::life::After;
 use super::tree::Spared;
@@ -29,6 +33,8 @@ const PACE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Interrupting {
     deadline: Instant,
+    /// The worker is stopped until the others have ended.
+    worker_waits: bool,
     /// When we look next whether they have ended.
     pub next_look: Instant,
 }
@@ -51,13 +57,19 @@ impl Supervisor {
             let pid = process.identity.pid;
             if pid == self.worker { busy } else { !self.is_own(pid) }
         });
+        let worker_waits = busy && asked.len() > 1 && dies_of(self.worker, Signal::INT);
+        if worker_waits {
+            asked.retain(|process| process.identity.pid != self.worker);
+            // Our child and not reaped, so the pid is its own.
+            let _ = kill(self.worker, Signal::STOP);
+        }
         for process in &asked {
             // It was there a moment ago; that its pid is another's by now takes a whole turn of pids.
             let _ = kill(process.identity.pid, Signal::INT);
             let _ = kill(process.identity.pid, Signal::CONT);
         }
         let now = Instant::now();
-        self.interrupting = Some(Interrupting { deadline: now + GRACE, next_look: now + PACE });
+        self.interrupting = Some(Interrupting { deadline: now + GRACE, worker_waits, next_look: now + PACE });
         Ok(())
     }
 
@@ -67,8 +79,9 @@ impl Supervisor {
         let now = Instant::now();
         interrupting.next_look = now + PACE;
         let late = now >= interrupting.deadline;
+        let worker_waits = interrupting.worker_waits || !matches!(self.phase, Phase::Busy { .. });
         // Where one look finds nobody, there may be some who fork and leave; killing looks again.
-        if late || !matches!(self.phase, Phase::Busy { .. }) && self.leftovers().is_empty() {
+        if late || worker_waits && self.leftovers().is_empty() {
             return self.end_interrupted();
         }
         Ok(())

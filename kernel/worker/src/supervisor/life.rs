@@ -106,10 +106,13 @@ impl Supervisor {
         let pid = checkpoint.and_then(|pid| Pid::from_raw(pid.0));
         let fresh = pid.zip(line).map(|(pid, line)| Checkpoint { pid, line });
         match (std::mem::replace(&mut self.phase, Phase::Idle), ended) {
-            (Phase::Busy { cell, .. }, Some(outcome)) => {
+            (Phase::Busy { cell, checkpoint, .. }, Some(outcome)) => {
                 self.commit(fresh);
                 self.end_of_task()?;
                 self.tell_ended(cell, outcome)?;
+                if checkpoint && self.checkpoint.is_none() {
+                    return self.prepare();
+                }
             }
             (Phase::Preparing { .. }, None) => self.commit(fresh),
             (Phase::Starting { after, woken, .. }, None) => {
@@ -164,7 +167,7 @@ impl Supervisor {
                 let (cell, reached) = (*cell, self.watch.memory_reached());
                 self.end_task(After::OverLimit { cell, reached })
             }
-            Phase::Busy { cell, before } => {
+            Phase::Busy { cell, before, .. } => {
                 let (cell, before) = (*cell, std::mem::take(before));
                 let mut spared = Spared::default();
                 spared.add(self.checkpoint.as_ref().map(|checkpoint| checkpoint.pid));

@@ -59,8 +59,12 @@ impl Supervisor {
         }
     }
 
-    /// There is no checkpoint, and the next task wants one.
-    fn prepare(&mut self) -> io::Result<()> {
+    /// There is no checkpoint, and one is wanted: by the next task, or because the processes of the
+    /// last one had left no place for it.
+    pub fn prepare(&mut self) -> io::Result<()> {
+        // An earlier checkpoint has its place among the processes until it is reaped.
+        self.await_retired();
+        self.watch.make_room();
         self.phase = Phase::preparing();
         if let Some(connection) = &self.connection {
             // A worker that cannot hear has died; that is said when it is reaped.
@@ -82,7 +86,8 @@ impl Supervisor {
         self.note_origins(&descendants(Pid::this()));
         let before = self.leftovers();
         self.origins.begin(queued.cell, [output.as_fd(), errors.as_fd()]);
-        self.phase = Phase::Busy { cell: queued.cell, before: before.iter().map(|p| p.identity).collect() };
+        let before = before.iter().map(|p| p.identity).collect();
+        self.phase = Phase::Busy { cell: queued.cell, checkpoint: queued.checkpoint, before };
         let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];
         let run = ToWorker::Run { task: queued.task, checkpoint: queued.checkpoint };
         // Taken: our end is closed here, and not when the worker closes its own.

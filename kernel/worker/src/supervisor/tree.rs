@@ -3,14 +3,14 @@
 //! Every process that user code starts stays below the supervisor, whatever it does: `setsid` and
 //! double forks change sessions and parents, but orphans go to the nearest subreaper, which is we.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use forklab_sys::events::readable;
-use forklab_sys::process::{Pid, Signal, kill, reap_any};
-use forklab_sys::procfs::{Identity, Stat, children, descendants};
+use forklab_sys::process::{Pid, Signal, kill, kill_group, reap_any};
+use forklab_sys::procfs::{Identity, Stat, children, descendants, stat};
 
 use super::Supervisor;
 use crate::messages::FromSupervisor;
@@ -53,6 +53,20 @@ impl Spared {
     fn holds(&self, process: &Identity) -> bool {
         self.processes.get(&process.pid).is_some_and(|started| started.is_none_or(|at| at == process.started))
     }
+}
+
+/// The groups in which nobody is to live on. A signal to a group comes to all of it at once: a fork
+/// bomb that stays in its group, as most do, has no moment between two signals in which to grow.
+fn groups_to_end(everybody: &[Stat], spared: &Spared) -> HashSet<i32> {
+    let (living_on, ending): (Vec<&Stat>, Vec<&Stat>) =
+        everybody.iter().partition(|process| spared.holds(&process.identity));
+    let mut groups: HashSet<i32> = ending.iter().map(|process| process.group).collect();
+    groups.retain(|group| living_on.iter().all(|process| process.group != *group));
+    // Ours: nobody below can be in it, as our children lead sessions of their own.
+    if let Some(ours) = stat(Pid::this()) {
+        groups.remove(&ours.group);
+    }
+    groups
 }
 
 impl Supervisor {
@@ -123,7 +137,12 @@ impl Supervisor {
         // in its place before it can be reaped: so of two looks in a row, one sees either.
         while empty_looks < 2 {
             self.shoot_at_sight(spared);
-            let victims: Vec<Stat> = self.living().into_iter().filter(|p| !spared.holds(&p.identity)).collect();
+            let everybody = self.living();
+            let victims: Vec<Stat> = everybody.iter().filter(|p| !spared.holds(&p.identity)).copied().collect();
+            for group in groups_to_end(&everybody, spared) {
+                // A group with no process left is not an error.
+                let _ = kill_group(group, Signal::KILL);
+            }
             for victim in &victims {
                 // It was there a moment ago. That its pid is another's by now takes a whole turn
                 // of the machine's pids between two lines.
@@ -149,11 +168,15 @@ impl Supervisor {
     /// Stops a crowd before it is killed: a stopped process forks no more and leaves us the
     /// processors, where a killed one leaves its place among the allowed to a new one.
     fn freeze(&mut self, spared: &Spared) -> io::Result<()> {
-        let mut stopped = std::collections::HashSet::new();
+        let mut stopped = HashSet::new();
         for _ in 0..FREEZES {
             let everybody = self.living();
             if everybody.len() < CROWD {
                 return Ok(());
+            }
+            for group in groups_to_end(&everybody, spared) {
+                // As in `end_tree`.
+                let _ = kill_group(group, Signal::STOP);
             }
             let mut new = false;
             for process in everybody.iter().filter(|process| !spared.holds(&process.identity)) {

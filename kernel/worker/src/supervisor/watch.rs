@@ -25,6 +25,9 @@ use crate::messages::{CellId, FromSupervisor, Limit, Limits, ProcessId, Reached,
 /// Between two looks.
 const PACE: Duration = Duration::from_millis(10);
 
+/// Between two looks of the watchdog's: it must see a crowd while it is small.
+const PACE_OF_WATCHDOG: Duration = Duration::from_millis(3);
+
 /// A look that took a time is followed by a pause of this many times that.
 const COST: u32 = 10;
 
@@ -66,6 +69,9 @@ struct Usage {
     others: HashMap<Identity, Duration>,
     refused: u64,
     killed: u64,
+    /// Tasks in the group when the cell began: the worker, its checkpoint, and what earlier cells
+    /// have left behind, threads among it.
+    tasks: u64,
 }
 
 /// Forks that the system has refused lately.
@@ -100,7 +106,14 @@ impl Watch {
         let name = format!("forklab-{}-{:08x}", Pid::this(), nanoseconds());
         let (group, how) = match Group::create(&name) {
             Ok(group) => {
-                let how = group.description();
+                let can = group.abilities();
+                let left: Vec<&str> = [(can.processes, "processes"), (can.memory, "memory")]
+                    .iter()
+                    .filter(|(can, _)| !can)
+                    .map(|(_, what)| *what)
+                    .collect();
+                let rest = if left.is_empty() { String::new() } else { format!("; watchdog: {}", left.join(", ")) };
+                let how = group.description() + &rest;
                 (Some(group), how)
             }
             Err(why) => (None, format!("watchdog ({why})")),
@@ -152,12 +165,31 @@ impl Watch {
         self.next_look
     }
 
+    fn pace(&self) -> Duration {
+        let kept = self.group.as_ref().is_some_and(|group| group.abilities().processes);
+        if kept { PACE } else { PACE_OF_WATCHDOG }
+    }
+
     fn refused(&self) -> u64 {
         self.group.as_ref().and_then(Group::refused_forks).unwrap_or(0)
     }
 
     fn killed(&self) -> u64 {
         self.group.as_ref().and_then(Group::out_of_memory_kills).unwrap_or(0)
+    }
+
+    fn tasks(&self) -> Option<u64> {
+        self.group.as_ref().and_then(Group::processes)
+    }
+
+    /// Lets the worker fork once although cells' processes may have taken every place. The next
+    /// task sets its own limit.
+    pub fn make_room(&mut self) {
+        if let (Some(group), Some(tasks), Some((Some(_), _))) = (&self.group, self.tasks(), self.set) {
+            // Where it fails there is no checkpoint, which is looked at.
+            let _ = group.limit_processes(Some(tasks + 1));
+            self.set = None;
+        }
     }
 
     /// Whether the system has ended a process of this cell for want of memory.
@@ -226,6 +258,7 @@ impl Supervisor {
                 others,
                 refused: self.watch.refused(),
                 killed: self.watch.killed(),
+                tasks: self.watch.tasks().unwrap_or(everybody.len() as u64),
             });
         }
         if let Some(usage) = &mut self.watch.usage {
@@ -261,10 +294,10 @@ impl Supervisor {
     }
 
     fn set_group(&mut self, limits: &Limits, everybody: &[Stat]) -> Result<(), String> {
-        let leftovers = everybody.iter().filter(|process| !self.is_own(process.identity.pid)).count() as u64;
         let own = 1 + u64::from(self.checkpoint.is_some());
-        let processes = lower(limits.processes.map(|most| most + leftovers), self.watch.notebook.processes);
-        let processes = processes.map(|most| most + own);
+        let tasks = self.watch.usage.as_ref().map_or(own, |usage| usage.tasks);
+        let processes =
+            lower(limits.processes.map(|most| most + tasks), self.watch.notebook.processes.map(|most| most + own));
         let memory = lower(limits.memory, self.watch.notebook.memory);
         if self.watch.set == Some((processes, memory)) {
             return Ok(());
@@ -316,7 +349,7 @@ impl Supervisor {
         if let Some(reached) = self.beyond(&everybody, busy) {
             self.end_for(reached)?;
         }
-        self.watch.next_look = Some(Instant::now() + PACE.max(began.elapsed() * COST));
+        self.watch.next_look = Some(Instant::now() + self.watch.pace().max(began.elapsed() * COST));
         Ok(())
     }
 
@@ -394,7 +427,8 @@ impl Supervisor {
                 return Some(Reached { limit: Limit::Processes, scope });
             }
         } else if beyond_cell || beyond_notebook {
-            let scope = if beyond_cell { Scope::Cell } else { Scope::Notebook };
+            // A bomb may go beyond both between two looks: it went beyond the lower one first.
+            let scope = scope_of_lower(cell.processes.map(|most| most + before), notebook.processes);
             return Some(Reached { limit: Limit::Processes, scope });
         }
         if !abilities.is_some_and(|can| can.memory)
