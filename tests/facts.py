@@ -15,16 +15,18 @@ def new_mark() -> str:
     return uuid.uuid4().hex
 
 
+def marks(pid: int) -> list:
+    """The marks that a process carries; none when it is gone, or a zombie: those have no environment."""
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+    return [word.split(b"=", 1)[1].decode() for word in words if word.startswith(f"{MARK}=".encode())]
+
+
 def marked(mark: str) -> list:
-    """The processes that carry a mark, zombies left out: those have no environment any more."""
-    wanted, found = f"{MARK}={mark}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-        except OSError:
-            pass
-    return found
+    """The processes that carry a mark."""
+    return [pid for folder in Path("/proc").glob("[0-9]*") if mark in marks(pid := int(folder.name))]
 
 
 class Stat:

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import queue
 import re
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import facts  # noqa: E402
 import lessons  # noqa: E402
 import rustc  # noqa: E402
-from subject import KINDS, Subject  # noqa: E402
+from subject import KINDS, Failed, Subject  # noqa: E402
 
 # Above so many busy processors of others, a sample is noisy.
 NOISY = 0.4
@@ -95,9 +96,9 @@ class Bench:
         return subject
 
     def close(self):
-        for subject in self.running.values():
+        running, self.running = self.running, {}
+        for subject in running.values():
             subject.end()
-        self.running = {}
 
     def each(self, repeats: int):
         """Every running kernel in turn, `repeats` times over, when it is idle, and how busy others are."""
@@ -276,7 +277,12 @@ class Bench:
             print(f"{name}, {load()}", file=sys.stderr, flush=True)
             if name in ("starts", "growth", "memory", "state", "checkpoint"):
                 self.close()
-            self.MEASURES[name](self)
+            try:
+                self.MEASURES[name](self)
+            except (Failed, queue.Empty) as error:
+                # What has been measured stays; the next measure begins with fresh kernels.
+                print(f"{name} was not finished: {error!r}", file=sys.stderr)
+                self.close()
         self.close()
 
     # --- showing

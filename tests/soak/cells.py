@@ -30,6 +30,10 @@ class Cell:
     interrupt: tuple | None = None
     # A process of this cell may end the worker at a later moment.
     killer: bool = False
+    # The left-over processes that it ends.
+    kills: tuple = ()
+    # Of a cell that ended well: looks at what it printed, and returns what is wrong.
+    check: Callable = lambda stdout: None
 
     def may_run(self, model: dict) -> bool:
         return all(model.get(name, (None,))[0] == kind for name, kind in self.needs.items())
@@ -116,8 +120,8 @@ def show_all(model: dict) -> tuple:
 class Author:
     """Writes cells for a model. Each kind is a method; its weight stands in KINDS."""
 
-    def __init__(self, rng: random.Random, model: dict):
-        self.rng, self.model = rng, model
+    def __init__(self, rng: random.Random, model: dict, left=()):
+        self.rng, self.model, self.left = rng, model, sorted(left)
 
     def write(self, kind: str) -> Cell:
         cell = getattr(self, kind)()
@@ -277,6 +281,58 @@ class Author:
         code += 'println!("killer {killer}");'
         return Cell("", code, killer=True)
 
+    def waits(self):
+        """Children that write when the cell's function has returned."""
+        count = self.rng.randint(1, 5)
+        code = f"%%wait\nfor n in 0..{count} {{ child(|| {{ std::thread::sleep(std::time::Duration::from_millis(40)); flood(64); }}); }}"
+        return Cell("", code, prints=64 * count)
+
+    def ps(self):
+        missing = lambda said: [pid for pid in self.left if str(pid) not in said.split()]
+        return Cell("", "%ps", check=lambda said: f"%ps does not show {missing(said)}" if missing(said) else None)
+
+    def kill_one(self):
+        if not self.left:
+            return self.ps()
+        pid = self.rng.choice(self.left)
+        return Cell("", f"%kill {pid}", kills=(pid,))
+
+    def kill_all(self):
+        return Cell("", "%kill all", kills=tuple(self.left))
+
+    def refused_forks(self):
+        """More forks than the limit has room for: EAGAIN, and nothing else."""
+        most = self.rng.randint(3, 30)
+        code = f"%%limit procs={most}\nlet mut made = Vec::new();\n"
+        code += f"for _ in 0..{most + 5} {{ match unsafe {{ fork() }} {{ Ok(ForkResult::Child) => loop {{ pause(); }},\n"
+        code += "Ok(ForkResult::Parent { child }) => made.push(child), Err(error) => assert_eq!(error, nix::errno::Errno::EAGAIN) } }\n"
+        code += 'println!("{}", made.len());\n'
+        code += "for child in made.drain(..) { kill(child, Signal::SIGKILL).unwrap(); waitpid(child, None).unwrap(); }\ndrop(made);"
+        # A watchdog, where there is no control group, may be a few late.
+        wrong = lambda said: None if most <= int(said) <= most + 5 else f"{said} processes under a limit of {most}"
+        return Cell("", code, check=wrong)
+
+    # Cells that reach a limit
+
+    def limited(self, limit: str, end: str) -> Cell:
+        code, _, needs = self.changes()
+        return Cell("", f"%%limit {limit}\n{code}{self.leftover(0.2)}{end}", ("LimitReached",), needs=needs)
+
+    def too_long(self):
+        return self.limited("time=1s", self.rng.choice(["loop { pause(); }", "loop { std::hint::spin_loop() }"]))
+
+    def too_busy(self):
+        return self.limited("cpu=500ms", "loop { std::hint::spin_loop() }")
+
+    def too_large(self):
+        return self.limited("mem=400M", "let mut all = Vec::new();\nloop { all.push(std::hint::black_box(vec![1u8; 1 << 20])); }")
+
+    def too_loud(self):
+        return self.limited("output=1M", "flood(40 << 20);\nloop { pause(); }")
+
+    def bomb(self):
+        return self.limited("procs=60", "loop { let _ = unsafe { fork() }; }")
+
     # Cells that end in an error and keep what they did
 
     def panic(self):
@@ -349,7 +405,7 @@ class Author:
             "loop { pause(); }",
             "let c = child(|| loop { pause(); });\nwaitpid(c, None).unwrap();",
             "unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }.unwrap();\nloop { std::hint::spin_loop() }",
-            "loop { flood(1000) }",
+            "loop { flood(1000); std::thread::sleep(std::time::Duration::from_millis(1)) }",
             "loop { let c = child(|| {}); waitpid(c, None).unwrap(); }",
             "raise(Signal::SIGSTOP).unwrap();\nloop { pause(); }",
             "unsafe { libc::system(c\"sleep 1000\".as_ptr()) };\nloop { pause(); }",
@@ -384,6 +440,8 @@ KINDS = {
     "define": 10, "modify": 10, "move": 4, "item": 3, "result": 2, "good_question": 2, "children": 4,
     "child_falls_off": 4, "child_panics": 2, "leave": 6, "leave_by_shell": 2, "reap": 2, "write_much": 4,
     "thread_panics": 1, "scripted": 3, "shell": 2, "killer": 2,
+    "waits": 2, "ps": 2, "kill_one": 3, "kill_all": 1, "refused_forks": 1,
+    "too_long": 1, "too_busy": 1, "too_large": 1, "too_loud": 1, "bomb": 1,
     "panic": 4, "question": 3, "reads": 3,
     "compile_error": 5, "ghost": 2, "segfault": 3, "abort": 2, "overflow": 2, "exits": 3, "exits_now": 2,
     "kills_itself": 3, "killed_by_child": 2, "killed_by_orphan": 2, "group_killed": 1, "thread_crashes": 2,

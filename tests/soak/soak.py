@@ -218,11 +218,14 @@ class Notebook:
             result = self.run(code)
             if self.check_end(result, ("ok",)) == "ok":
                 break
-            self.killers = set()
+            # By a killer, which may have ended the worker under this cell; what it left is unsure.
+            self.unsure |= {pid for pid, how in self.left.items() if how in cells.UNSURE}
         if result.stdout != said:
             pairs = zip(said.splitlines(), result.stdout.splitlines(), strict=False)
             wrong = [f"{line!r}, should be {right!r}" for right, line in pairs if right != line]
             raise Finding(f"variables are wrong: {wrong or result.stdout!r}")
+        self.settle("after a look at the variables")
+        self.worker = self.find_worker() or self.worker
 
     def play(self, cell: cells.Cell, again: bool) -> str:
         """Runs a cell and looks at what came of it."""
@@ -237,6 +240,12 @@ class Notebook:
             self.killers |= {int(pid) for pid in KILLER.findall(result.stdout)}
             if end == "ok":
                 self.check_print(cell, result, again)
+                self.must_end(cell.kills, "killed")
+                for pid in cell.kills:
+                    self.left.pop(pid, None)
+                    self.unsure.discard(pid)
+                if wrong := cell.check(result.stdout):
+                    raise Finding(wrong)
         else:
             self.must_end(began, "rolled back")
             self.after_rollback(cell, end, result)
@@ -246,7 +255,7 @@ class Notebook:
         self.settle(f"after {end}")
         self.forget_gone()
         self.worker = self.find_worker() or (None if self.killers else self.worker)
-        if end in cells.RETURNED and worker != self.worker and not self.killers and not cell.interrupt:
+        if end in cells.RETURNED and worker is not None and worker != self.worker and not self.killers and not cell.interrupt:
             raise Finding(f"the worker was {worker} and is {self.worker}, after {end}")
         # What a killer did just before it went may show only now: it counts for one more cell.
         self.killers -= self.gone_killers
@@ -318,17 +327,21 @@ class Soak:
             self.note("--- check")
             self.notebook.check_variables()
 
+    def author(self) -> cells.Author:
+        notebook = self.notebook
+        return cells.Author(self.rng, notebook.model, set(notebook.left) - notebook.unsure)
+
     def draw(self):
         """A new cell, or one that has run before."""
         if self.rng.random() < 0.15:
-            fit = [cell for cell in self.past[-60:] if cell.may_run(self.notebook.model) and cell.kind not in ("move", "ghost")]
+            fit = [cell for cell in self.past[-60:] if cell.may_run(self.notebook.model) and cell.kind not in ("move", "ghost", "ps", "kill_one", "kill_all")]
             if fit:
                 return self.rng.choice(fit), True
-        return cells.Author(self.rng, self.notebook.model).draw(), False
+        return self.author().draw(), False
 
     def queue(self):
         """Three cells at once, of which the second fails: the third does not run."""
-        author = cells.Author(self.rng, self.notebook.model)
+        author = self.author()
         first, third = author.define(), author.define()
         self.note(f"--- queue\n{first.code}\n{third.code}")
         notebook = self.notebook
@@ -390,7 +403,7 @@ class Soak:
 
     def warm_up(self):
         for kind in cells.KINDS:
-            self.cell(cells.Author(self.rng, self.notebook.model).write(kind))
+            self.cell(self.author().write(kind))
         self.notebook.clear()
         self.notebook.check_variables()
 
