@@ -78,6 +78,8 @@ pub fn flush_c_streams() {
 #[derive(Debug)]
 pub struct Reserve {
     kept: Vec<OwnedFd>,
+    /// The soft limit that was set for this run of user code, and the one that is user code's own.
+    imposed: Option<(rlim_t, rlim_t)>,
 }
 
 /// Room for the kernel's own descriptors while no user code runs, also where user code has lowered
@@ -88,8 +90,9 @@ pub struct Room {
 }
 
 impl Room {
-    /// User code is about to run: puts its limit back and keeps a reserve, as far as there is any.
-    pub fn give_back(self) -> Reserve {
+    /// User code is about to run: puts its limit back and keeps a reserve, as far as there is any. For
+    /// this run it may have `most` files open, if that is less than what it may have anyhow.
+    pub fn give_back(self, most: Option<u64>) -> Reserve {
         let kept = match null() {
             Ok(null) => (0..RESERVED).map_while(|_| out_of_the_way(null.as_fd()).ok()).collect(),
             Err(_) => Vec::new(),
@@ -98,7 +101,11 @@ impl Room {
             // It was the limit before, and nobody else has changed it since.
             let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
         }
-        Reserve { kept }
+        let imposed = most.zip(getrlimit(Resource::RLIMIT_NOFILE).ok()).and_then(|(most, (own, hard))| {
+            let most = most.min(own);
+            setrlimit(Resource::RLIMIT_NOFILE, most, hard).is_ok().then_some((most, own))
+        });
+        Reserve { kept, imposed }
     }
 }
 
@@ -115,9 +122,11 @@ impl Reserve {
             }
         }
         occupy_standard();
-        let limit = getrlimit(Resource::RLIMIT_NOFILE).ok().filter(|(soft, hard)| soft < hard);
-        let raised = limit.filter(|&(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok());
-        Room { limit: raised }
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Room::default() };
+        // What was set for this run ends with it; another limit than that is user code's own.
+        let own = self.imposed.filter(|(most, _)| *most == soft).map_or(soft, |(_, own)| own.min(hard));
+        let raised = soft == hard || setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+        Room { limit: (raised && own < hard).then_some((own, hard)) }
     }
 }
 

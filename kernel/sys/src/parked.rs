@@ -75,29 +75,23 @@ impl Parked {
     /// # Errors
     /// Those of pipe2(2) and socketpair(2).
     pub fn restore(self) -> io::Result<()> {
-        let mut pipes = BTreeMap::new();
-        let mut pairs = BTreeMap::new();
+        // A cell may have used up nearly all numbers: each pair is closed when its last end is in place.
+        let mut missing: BTreeMap<_, usize> = BTreeMap::new();
         for found in &self.found {
-            match found.kind {
-                Kind::Socket { kind, peer } => {
-                    // Both ends of a pair find the same entry. An end whose peer is not here
-                    // gets one that nobody holds once `pairs` is gone.
-                    let peer = peer.unwrap_or(found.inode);
-                    let (first, second) = match pairs.entry((found.inode.min(peer), found.inode.max(peer))) {
-                        Entry::Occupied(pair) => pair.into_mut(),
-                        Entry::Vacant(place) => {
-                            place.insert(socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?)
-                        }
-                    };
-                    found.put(if found.inode <= peer { first.as_fd() } else { second.as_fd() })?;
-                }
-                Kind::Pipe => {
-                    let (reader, writer) = match pipes.entry(found.inode) {
-                        Entry::Occupied(pipe) => pipe.into_mut(),
-                        Entry::Vacant(place) => place.insert(io::pipe()?),
-                    };
-                    let reads = found.flags & OFlag::O_ACCMODE == OFlag::O_RDONLY;
-                    found.put(if reads { reader.as_fd() } else { writer.as_fd() })?;
+            *missing.entry(found.pair()).or_default() += 1;
+        }
+        let mut open = BTreeMap::new();
+        for found in &self.found {
+            let pair = found.pair();
+            let (first, second) = match open.entry(pair) {
+                Entry::Occupied(ends) => ends.into_mut(),
+                Entry::Vacant(place) => place.insert(found.make()?),
+            };
+            found.put(if found.is_first() { first.as_fd() } else { second.as_fd() })?;
+            if let Some(missing) = missing.get_mut(&pair) {
+                *missing -= 1;
+                if *missing == 0 {
+                    open.remove(&pair);
                 }
             }
         }
@@ -116,6 +110,29 @@ fn find_peers(found: &mut [Found]) {
 }
 
 impl Found {
+    /// The same for all ends of one pipe, and for both of a pair of sockets. A socket whose peer is not
+    /// here has a pair for itself, the other end of which nobody holds when it is closed.
+    fn pair(&self) -> (bool, u64) {
+        match self.kind {
+            Kind::Socket { peer, .. } => (true, self.inode.min(peer.unwrap_or(self.inode))),
+            Kind::Pipe => (false, self.inode),
+        }
+    }
+
+    fn make(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        match self.kind {
+            Kind::Socket { kind, .. } => Ok(socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?),
+            Kind::Pipe => io::pipe().map(|(reader, writer)| (reader.into(), writer.into())),
+        }
+    }
+
+    fn is_first(&self) -> bool {
+        match self.kind {
+            Kind::Socket { peer, .. } => peer.is_none_or(|peer| self.inode <= peer),
+            Kind::Pipe => self.flags & OFlag::O_ACCMODE == OFlag::O_RDONLY,
+        }
+    }
+
     fn put(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let flags = if self.close_on_exec { libc::O_CLOEXEC } else { 0 };
         // SAFETY: the number is one that `park` has kept taken since it belonged to a descriptor of

@@ -30,6 +30,8 @@ pub enum ToWorker {
         task: Task,
         /// Whether to make a checkpoint afterwards.
         checkpoint: bool,
+        /// How many files a process of the task may have open.
+        files: Option<u64>,
     },
 }
 

@@ -107,8 +107,8 @@ impl Worker {
                 Some(Err(_)) | None => supervisor.send(&FromWorker::Ready { ended, checkpoint: None })?,
             }
             let Some(order) = supervisor.receive()? else { return Ok(()) };
-            let (task, checkpoint) = match order.value {
-                ToWorker::Run { task, checkpoint } => (task, checkpoint),
+            let (task, checkpoint, files) = match order.value {
+                ToWorker::Run { task, checkpoint, files } => (task, checkpoint, files),
                 ToWorker::Prepare => {
                     (ended, wanted) = (None, true);
                     continue;
@@ -125,16 +125,16 @@ impl Worker {
             }
             put_on(order.descriptors)?;
             drop(supervisor);
-            ended = Some(self.run(task));
+            ended = Some(self.run(task, files));
             supervisor = Channel::new(UnixStream::connect(&self.socket).unwrap_or_else(|_| exit_now(UNREACHABLE)));
         }
     }
 
     /// Runs a task. Returns in the worker only.
-    fn run(&mut self, task: Task) -> Outcome {
+    fn run(&mut self, task: Task, files: Option<u64>) -> Outcome {
         let outcome = match task {
-            Task::Call { library, function } => self.call(&library, &function).map(|()| report::finish()),
-            Task::Shell { command } => self.shell(&command),
+            Task::Call { library, function } => self.call(&library, &function, files).map(|()| report::finish()),
+            Task::Shell { command } => self.shell(&command, files),
         };
         match outcome {
             Ok(report) => Outcome::Returned(report),
@@ -142,11 +142,11 @@ impl Worker {
         }
     }
 
-    fn call(&mut self, library: &Path, function: &str) -> io::Result<()> {
+    fn call(&mut self, library: &Path, function: &str, files: Option<u64>) -> io::Result<()> {
         let library = Library::open(library)?;
         let function = library.function(function)?;
         report::begin(&library, function);
-        let reserve = std::mem::take(&mut self.room).give_back();
+        let reserve = std::mem::take(&mut self.room).give_back(files);
         if let Some(held) = self.interrupts.take() {
             held.release();
         }
@@ -162,8 +162,8 @@ impl Worker {
         Ok(())
     }
 
-    fn shell(&mut self, command: &str) -> io::Result<Report> {
-        let reserve = std::mem::take(&mut self.room).give_back();
+    fn shell(&mut self, command: &str, files: Option<u64>) -> io::Result<Report> {
+        let reserve = std::mem::take(&mut self.room).give_back(files);
         let mut shell = Command::new("sh");
         // Ctrl-C is for what runs on the terminal; the worker holds it back and waits.
         signals::let_interrupts_through(shell.arg("-c").arg(command));

@@ -108,6 +108,9 @@ impl Supervisor {
         match (std::mem::replace(&mut self.phase, Phase::Idle), ended) {
             (Phase::Busy { cell, checkpoint, .. }, Some(outcome)) => {
                 self.commit(fresh);
+                if checkpoint && self.checkpoint.is_none() {
+                    self.watch.forgive_refusal();
+                }
                 self.end_of_task()?;
                 self.tell_ended(cell, outcome)?;
                 if checkpoint && self.checkpoint.is_none() {

@@ -89,7 +89,8 @@ impl Supervisor {
         let before = before.iter().map(|p| p.identity).collect();
         self.phase = Phase::Busy { cell: queued.cell, checkpoint: queued.checkpoint, before };
         let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];
-        let run = ToWorker::Run { task: queued.task, checkpoint: queued.checkpoint };
+        let files = queued.limits.files;
+        let run = ToWorker::Run { task: queued.task, checkpoint: queued.checkpoint, files };
         // Taken: our end is closed here, and not when the worker closes its own.
         if let Some(connection) = self.connection.take() {
             // A worker that cannot hear has died; what becomes of the task is decided when it is reaped.

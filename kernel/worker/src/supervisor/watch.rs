@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use forklab_sys::cgroup::{Group, remove_abandoned};
 use forklab_sys::process::{Pid, Signal, kill};
 use forklab_sys::procfs::{Identity, Stat, descendants, proportional, resident, stat};
-use forklab_sys::role::{limit_open_files, most_open_files};
 
 use super::life::After;
 use super::{Phase, Supervisor};
@@ -28,8 +27,12 @@ const PACE: Duration = Duration::from_millis(10);
 /// Between two looks of the watchdog's: it must see a crowd while it is small.
 const PACE_OF_WATCHDOG: Duration = Duration::from_millis(3);
 
-/// A look that took a time is followed by a pause of this many times that.
+/// A look that took a time is followed by a pause of this many times that, but of no more than
+/// [`LONGEST_PAUSE`]: looks are slow when there is much to see.
 const COST: u32 = 10;
+
+/// Between two looks at the most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// A cell whose forks are refused for so long, again and again, is a fork bomb.
 const REFUSED_FOR: Duration = Duration::from_millis(2500);
@@ -45,8 +48,6 @@ pub struct Watch {
     notebook: Limits,
     /// Of the cell whose task runs, or ran last.
     usage: Option<Usage>,
-    /// The soft limit of open files that the worker had before a cell set one.
-    files: Option<u64>,
     /// What stands in the group now.
     set: Option<(Option<u64>, Option<u64>)>,
     refusals: Refusals,
@@ -87,8 +88,9 @@ impl Refusals {
     fn note(&mut self, count: u64, now: Instant) -> bool {
         let news = count > self.seen;
         self.seen = count;
-        let apart = self.last.is_none_or(|last| now.duration_since(last) > REFUSALS_APART);
-        if apart {
+        // Only a look that finds nothing new tells of a break: on a busy machine two looks may be far
+        // apart, and of what was between them nothing is known.
+        if !news && self.last.is_none_or(|last| now.duration_since(last) > REFUSALS_APART) {
             self.first = None;
         }
         if news {
@@ -123,7 +125,6 @@ impl Watch {
             how,
             notebook: Limits::default(),
             usage: None,
-            files: None,
             set: None,
             refusals: Refusals::default(),
             spent: Duration::ZERO,
@@ -134,7 +135,6 @@ impl Watch {
     /// Puts a new worker under the limits. Before it has forked anything.
     pub fn enter(&mut self, worker: Pid) {
         self.set = None;
-        self.files = None;
         let Some(group) = &self.group else { return };
         if let Err(error) = group.enter(worker) {
             self.how = format!("watchdog (the control group cannot be entered: {error})");
@@ -180,6 +180,14 @@ impl Watch {
 
     fn tasks(&self) -> Option<u64> {
         self.group.as_ref().and_then(Group::processes)
+    }
+
+    /// A fork of the worker's own, for its checkpoint, found no place: that is none of the cell's.
+    pub fn forgive_refusal(&mut self) {
+        let count = self.refused();
+        if let Some(usage) = &mut self.usage {
+            usage.refused = (usage.refused + 1).min(count);
+        }
     }
 
     /// Lets the worker fork once although cells' processes may have taken every place. The next
@@ -267,30 +275,9 @@ impl Supervisor {
         if self.watch.notebook.time.is_some_and(|most| self.watch.spent >= most) {
             return Err("the notebook's cells have used up their time; restart the kernel".to_owned());
         }
-        self.set_files(limits.files);
         self.set_group(&limits, &everybody)?;
         self.watch.next_look = Some(Instant::now() + PACE);
         Ok(())
-    }
-
-    /// The worker's limit, and its children's. One that user code has set itself is left alone, as
-    /// long as the cell has none.
-    fn set_files(&mut self, most: Option<u64>) {
-        let worker = self.worker;
-        match (most, self.watch.files) {
-            (Some(most), before) => {
-                let before = before.or_else(|| most_open_files(worker).ok());
-                // A worker that is gone has none to set.
-                if limit_open_files(worker, most).is_ok() {
-                    self.watch.files = before;
-                }
-            }
-            (None, Some(before)) => {
-                let _ = limit_open_files(worker, before);
-                self.watch.files = None;
-            }
-            (None, None) => {}
-        }
     }
 
     fn set_group(&mut self, limits: &Limits, everybody: &[Stat]) -> Result<(), String> {
@@ -349,7 +336,8 @@ impl Supervisor {
         if let Some(reached) = self.beyond(&everybody, busy) {
             self.end_for(reached)?;
         }
-        self.watch.next_look = Some(Instant::now() + self.watch.pace().max(began.elapsed() * COST));
+        self.watch.next_look =
+            Some(Instant::now() + self.watch.pace().max((began.elapsed() * COST).min(LONGEST_PAUSE)));
         Ok(())
     }
 
@@ -369,10 +357,12 @@ impl Supervisor {
         if let Phase::Busy { cell, .. } = self.phase {
             return self.end_task(After::OverLimit { cell, reached });
         }
-        self.note_origins(&descendants(Pid::this()));
-        let leftovers = self.leftovers();
+        // One look for both: a bomb has more processes by the next.
+        let everybody = descendants(Pid::this());
+        self.note_origins(&everybody);
+        let leftovers = everybody.iter().filter(|p| !p.zombie && !self.is_own(p.identity.pid));
         let processes: Vec<(ProcessId, Option<CellId>)> =
-            leftovers.iter().map(|p| (p.identity.pid.into(), self.origins.of(&p.identity))).collect();
+            leftovers.map(|p| (p.identity.pid.into(), self.origins.of(&p.identity))).collect();
         self.end_leftovers()?;
         self.watch.refusals = Refusals { seen: self.watch.refused(), ..Refusals::default() };
         if let Some(usage) = &mut self.watch.usage {
@@ -454,6 +444,10 @@ mod tests {
         assert!(!bomb.note(20, at(900)));
         assert!(!bomb.note(30, at(1800)));
         assert!(bomb.note(40, at(2600)));
+        let mut slow = Refusals::default();
+        assert!(!slow.note(10, at(0)));
+        assert!(!slow.note(20, at(1500)));
+        assert!(slow.note(30, at(3000)), "our looks are slow, not the bomb");
         let mut lesson = Refusals::default();
         assert!(!lesson.note(1, at(0)));
         assert!(!lesson.note(1, at(1500)));

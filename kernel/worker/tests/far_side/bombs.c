@@ -1,10 +1,12 @@
 /* Victims that want too much, and such as do not go when they are asked to.
- * All of them stop somewhere by themselves, so that a limit that fails costs a test and no machine. */
+ * Each has a bound of its own, over all its processes, so that a limit that fails costs a test and not
+ * the machine: a bomb has so many births in all, a hog so many bytes, and both end with time. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -23,36 +25,54 @@ static pid_t sleeper(void) {
     return child;
 }
 
-/* Fork bombs: whoever is one after 15 seconds has not been ended, and leaves. */
-static void fuse(void) { alarm(15); }
-static void explode(void) { for (;;) { fuse(); fork(); } }
-CELL(bomb) { say("lit\n"); explode(); return store; }
-CELL(bomb_of_children) { if (!fork()) explode(); while (wait(0) > 0) ; wait_for_ever(); return store; }
+/* Fork bombs. The births that are left are counted in memory that all of them share; a fork that fails
+ * costs none, so a bomb at its limit goes on trying. Nobody sets the alarm anew: whoever is born
+ * asks for what is left of the bomb's own time. */
+static int *births;
+static time_t end;
+static void light(void) {
+    births = mmap(0, sizeof *births, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (births == MAP_FAILED) abort();
+    *births = 700;
+    end = time(0) + 12;
+}
+static pid_t bear(void) {
+    if (time(0) > end) _exit(0);
+    if (__sync_sub_and_fetch(births, 1) < 0) { __sync_add_and_fetch(births, 1); nap(1); return -1; }
+    pid_t child = fork();
+    if (child < 0) __sync_add_and_fetch(births, 1);
+    return child;
+}
+static void explode(void) { for (;;) bear(); }
+CELL(bomb) { light(); say("lit\n"); explode(); return store; }
+CELL(bomb_of_children) { light(); if (!fork()) explode(); while (wait(0) > 0) ; wait_for_ever(); return store; }
 /* Each has a grandchild that is an orphan in a session of its own, and another, and another. */
 CELL(bomb_of_orphans) {
+    light();
     say("lit\n");
     for (;;) {
-        fuse();
-        pid_t child = fork();
+        pid_t child = bear();
         if (!child) { setsid(); if (fork()) _exit(0); }
         if (child > 0) waitpid(child, 0, 0);
     }
     return store;
 }
-CELL(bomb_later) { if (!fork()) { setsid(); explode(); } return store; }
+CELL(bomb_later) { light(); if (!fork()) { setsid(); nap(200); explode(); } return store; }
 
+/* Not more than 2 GB in all, and no longer than 15 seconds. */
 static void eat(long megabytes) {
+    alarm(15);
     for (long i = 0; i < megabytes; i++) memset(malloc(1 << 20), 1, 1 << 20);
 }
-CELL(hog) { eat(4096); wait_for_ever(); return store; }
-CELL(hog_child) { if (!fork()) { eat(4096); wait_for_ever(); } wait(0); wait_for_ever(); return store; }
+CELL(hog) { eat(2048); wait_for_ever(); return store; }
+CELL(hog_child) { if (!fork()) { eat(2048); wait_for_ever(); } wait(0); wait_for_ever(); return store; }
 CELL(hogs) {
-    for (int i = 0; i < 64; i++) if (!fork()) { eat(64); wait_for_ever(); }
+    for (int i = 0; i < 64; i++) if (!fork()) { eat(32); wait_for_ever(); }
     wait_for_ever();
     return store;
 }
-CELL(hog_later) { if (!fork()) { setsid(); nap(300); eat(4096); wait_for_ever(); } return store; }
-CELL(modest) { eat(64); return store; }
+CELL(hog_later) { if (!fork()) { setsid(); nap(300); eat(2048); wait_for_ever(); } return store; }
+CELL(modest) { eat(64); alarm(0); return store; }
 
 static void burn(long ms) {
     struct timespec t;
@@ -152,19 +172,25 @@ static void company(void) {
 CELL(deaf_company) { company(); deaf(); say("0\n"); for (;;) ; return store; }
 CELL(leaves_deaf_company) { company(); return store; }
 
-/* One of each kind, for the list: pids in the order child, grandchild, zombie, stopped, orphan. */
+/* One of each kind, for the list: child, grandchild, zombie, stopped, orphan; the pids in this order. */
 CELL(family) {
-    pid_t child = fork(), other;
-    if (!child) {
+    int ends[2]; char byte;
+    if (pipe(ends)) abort();
+    pid_t other;
+    if (!fork()) {
         number(getpid());
         number(sleeper());
+        if (write(ends[1], "", 1) < 0) abort();
         wait_for_ever();
     }
-    nap(50);
+    if (read(ends[0], &byte, 1) < 0) abort();
     if (!(other = fork())) _exit(0);
     number(other);
     if (!(other = fork())) { raise(SIGSTOP); wait_for_ever(); }
     number(other);
-    if (!fork()) { other = sleeper(); number(other); _exit(0); }
+    pid_t middle = fork();
+    if (!middle) { number(sleeper()); _exit(0); }
+    waitpid(middle, 0, 0);
+    close(ends[0]); close(ends[1]);
     return store;
 }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use forklab_sys::capture::{self, Capture, Piece};
 use forklab_sys::channel::Channel;
 use forklab_sys::events::readable;
-use forklab_worker::messages::{CellId, Exit, FromSupervisor, Limits, Outcome, Report, Task, ToSupervisor};
+use forklab_worker::messages::{
+    CellId, Exit, FromSupervisor, Limits, Outcome, ProcessId, ProcessInfo, Reached, Report, Task, ToSupervisor,
+};
 
 /// Nothing here takes that long; whoever waits longer waits in vain.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -27,6 +29,34 @@ pub struct FarSide {
     cells: u64,
     /// How the supervisor keeps limits.
     pub limiting: Option<String>,
+    /// The folders of its control group.
+    pub groups: Vec<PathBuf>,
+}
+
+/// Who keeps limits of processes and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeper {
+    /// A control group, where this machine gives one.
+    Group,
+    /// The supervisor alone.
+    Watchdog,
+}
+
+impl Keeper {
+    /// Starts a far side with limits kept in this way; nothing where that cannot be had here.
+    pub fn start(self) -> Option<FarSide> {
+        let far = FarSide::start_kept(self);
+        let how = far.limiting.clone().expect("a supervisor says how it keeps limits");
+        match self {
+            Keeper::Watchdog => assert!(how.starts_with("watchdog (switched off"), "{how}"),
+            Keeper::Group if how.contains("pids") => {}
+            Keeper::Group => {
+                println!("not tried, this machine gives no control group: {how}");
+                return None;
+            }
+        }
+        Some(far)
+    }
 }
 
 /// A cell under way, and what it has written so far.
@@ -90,18 +120,26 @@ impl Cell {
 
 impl FarSide {
     pub fn start() -> FarSide {
+        FarSide::start_kept(Keeper::Group)
+    }
+
+    pub fn start_kept(keeper: Keeper) -> FarSide {
         let mark = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(format!("forklab-far-side-{mark}"));
         std::fs::create_dir(&directory).expect("a new directory");
-        let mut far = FarSide::start_in(directory, mark);
+        let mut far = FarSide::start_in(directory, mark, keeper);
         far.worker();
         far
     }
 
     /// Starts a supervisor in a directory that is there, and waits for nothing.
-    pub fn start_in(directory: PathBuf, mark: String) -> FarSide {
+    pub fn start_in(directory: PathBuf, mark: String, keeper: Keeper) -> FarSide {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-        let supervisor = Command::new(env!("CARGO_BIN_EXE_forklab-far-side"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forklab-far-side"));
+        if keeper == Keeper::Watchdog {
+            command.env("FORKLAB_CGROUP", "off");
+        }
+        let supervisor = command
             .arg("supervisor")
             .arg(&directory)
             .env("FORKLAB_TEST_MARK", &mark)
@@ -110,17 +148,28 @@ impl FarSide {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .expect("the supervisor starts");
-        FarSide { channel: Some(Channel::new(ours)), supervisor, directory, mark, cells: 0, limiting: None }
+        let channel = Some(Channel::new(ours));
+        FarSide { channel, supervisor, directory, mark, cells: 0, limiting: None, groups: Vec::new() }
+    }
+
+    /// The supervisor's pid.
+    pub fn supervisor(&self) -> i32 {
+        self.supervisor.id() as i32
+    }
+
+    /// Kills the supervisor and waits for its end.
+    pub fn kill_supervisor(&mut self) {
+        self.supervisor.kill().expect("it is ours");
+        self.supervisor.wait().expect("it is ours");
     }
 
     /// Kills the supervisor, and starts another in the same place.
     pub fn replace_supervisor(&mut self) {
-        self.supervisor.kill().expect("it is ours");
-        self.supervisor.wait().expect("it is ours");
+        self.kill_supervisor();
         let left = std::mem::take(&mut self.directory);
         // What is replaced looks for processes of its mark and removes its directory: it has none.
         let mark = std::mem::replace(&mut self.mark, "none".to_owned());
-        *self = FarSide::start_in(left, mark);
+        *self = FarSide::start_in(left, mark, Keeper::Group);
     }
 
     /// Where the worker reports.
@@ -139,8 +188,8 @@ impl FarSide {
             assert!(readable(&[channel.as_fd()], Some(DEADLINE)).expect("poll")[0], "the supervisor says nothing");
             let message = channel.receive().expect("a message").expect("a supervisor that lives").value;
             // Once, at the start; of no test's concern but its own.
-            if let FromSupervisor::Limiting { how, .. } = message {
-                self.limiting = Some(how);
+            if let FromSupervisor::Limiting { how, groups } = message {
+                (self.limiting, self.groups) = (Some(how), groups);
                 continue;
             }
             return message;
@@ -178,7 +227,11 @@ impl FarSide {
 
     pub fn begin_with(&mut self, task: Task, checkpoint: bool, limits: Limits) -> Cell {
         self.cells += 1;
-        let id = CellId(self.cells);
+        self.begin_as(CellId(self.cells), task, checkpoint, limits)
+    }
+
+    /// A further task of a cell.
+    pub fn begin_as(&mut self, id: CellId, task: Task, checkpoint: bool, limits: Limits) -> Cell {
         let ((stdout, out), (stderr, err)) = (Stream::open(), Stream::open());
         let channel = self.channel.as_ref().expect("an open channel");
         channel
@@ -197,10 +250,34 @@ impl FarSide {
 
     /// Waits for the end of a cell, as the next message.
     pub fn ended(&mut self, cell: &Cell) -> Outcome {
+        self.ended_with_refusals(cell).0
+    }
+
+    /// Waits for the end of a cell, and for how many of its forks were refused.
+    pub fn ended_with_refusals(&mut self, cell: &Cell) -> (Outcome, u64) {
         match self.next() {
-            FromSupervisor::Ended { cell: id, outcome, .. } if id == cell.id => outcome,
-            other => panic!("the cell was to end, not {other:?}, {:?}", self.next()),
+            FromSupervisor::Ended { cell: id, outcome, refused_forks } if id == cell.id => (outcome, refused_forks),
+            other => panic!("the cell was to end, not {other:?}"),
         }
+    }
+
+    /// Waits for a cell's end by a limit, restored: which.
+    pub fn over_limit(&mut self, cell: &Cell) -> Reached {
+        match self.next() {
+            FromSupervisor::Worker { .. } => {}
+            other => panic!("the cell was to be ended for a limit, not {other:?}"),
+        }
+        match self.ended(cell) {
+            Outcome::OverLimit { reached, restored: true } => reached,
+            other => panic!("the cell was to be ended for a limit, not {other:?}"),
+        }
+    }
+
+    /// Waits for a cell's end by an interrupt, restored.
+    pub fn interrupted(&mut self, cell: &Cell) {
+        self.worker();
+        let outcome = self.ended(cell);
+        assert!(matches!(outcome, Outcome::Interrupted { restored: true }), "{outcome:?}");
     }
 
     /// Waits for a cell's return.
@@ -240,14 +317,31 @@ impl FarSide {
         }
     }
 
-    /// What lives below the supervisor, worker and checkpoint left out.
+    /// What lives below the supervisor, worker, checkpoint and zombies left out.
     pub fn processes(&mut self) -> Vec<i32> {
+        let living = self.listed().into_iter().filter(|process| process.state != 'Z');
+        living.map(|process| process.pid.0).collect()
+    }
+
+    /// What `%ps` shows.
+    pub fn listed(&mut self) -> Vec<ProcessInfo> {
         self.send(&ToSupervisor::ListProcesses);
         match self.next() {
-            FromSupervisor::Processes { processes } => {
-                processes.iter().filter(|process| process.state != 'Z').map(|process| process.pid.0).collect()
-            }
+            FromSupervisor::Processes { processes } => processes,
             other => panic!("a list was to come, not {other:?}"),
+        }
+    }
+
+    /// Ends processes; who has ended, and who was nobody to end.
+    pub fn kill(&mut self, pids: Option<&[i32]>) -> (Vec<i32>, Vec<i32>) {
+        let pids = pids.map(|pids| pids.iter().map(|pid| ProcessId(*pid)).collect());
+        self.send(&ToSupervisor::Kill { pids });
+        match self.next() {
+            FromSupervisor::Killed { pids, strangers } => {
+                let raw = |pids: Vec<ProcessId>| pids.into_iter().map(|pid| pid.0).collect();
+                (raw(pids), raw(strangers))
+            }
+            other => panic!("the end of processes was to be told, not {other:?}"),
         }
     }
 
@@ -291,6 +385,12 @@ pub fn until(what: &str, mut fact: impl FnMut() -> bool) {
     }
 }
 
+/// The children of a process, zombies left out.
+pub fn children(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| alive(*pid)).collect()
+}
+
 pub fn alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
@@ -299,7 +399,8 @@ pub fn alive(pid: i32) -> bool {
 /// The call of a victim in C.
 pub fn task(function: &str) -> Task {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    let library = LIBRARY.get_or_init(|| compile("c", "cc", &["-shared", "-fPIC", "-O1", "-pthread"]));
+    let library =
+        LIBRARY.get_or_init(|| compile("c", &["cells", "bombs"], "cc", &["-shared", "-fPIC", "-O1", "-pthread"]));
     Task::Call { library: library.clone(), function: function.to_owned() }
 }
 
@@ -307,16 +408,17 @@ pub fn task(function: &str) -> Task {
 pub fn rust_task(function: &str) -> Task {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     let options = ["--crate-type=cdylib", "--edition=2024", "-Cprefer-dynamic", "-Crpath"];
-    let library = LIBRARY.get_or_init(|| compile("rs", "rustc", &options));
+    let library = LIBRARY.get_or_init(|| compile("rs", &["cells"], "rustc", &options));
     Task::Call { library: library.clone(), function: function.to_owned() }
 }
 
 /// Compiles the victims of a language to a shared object.
-fn compile(language: &str, compiler: &str, options: &[&str]) -> PathBuf {
+fn compile(language: &str, sources: &[&str], compiler: &str, options: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/far_side/cells").with_extension(language);
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/far_side");
+    let sources = sources.iter().map(|name| place.join(name).with_extension(language));
     let fresh = folder.join(format!("cells-{}-{language}.so", std::process::id()));
-    let status = Command::new(compiler).args(options).arg("-o").arg(&fresh).arg(source).status();
+    let status = Command::new(compiler).args(options).arg("-o").arg(&fresh).args(sources).status();
     assert!(status.is_ok_and(|status| status.success()), "{compiler} does not compile the victims");
     // Another run of these tests may be at the same, or may have the old one loaded.
     let target = folder.join(format!("cells-{language}.so"));

@@ -1,13 +1,17 @@
 //! The far side as the server sees it: tasks, deaths, rollbacks, input, interrupts.
 
+mod endings;
 mod harness;
+mod interrupts;
+mod limits;
+mod processes;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use forklab_worker::messages::{Exit, FromSupervisor, Outcome, ToSupervisor};
-use harness::{FarSide, alive, rust_task, task, until};
+use harness::{FarSide, Keeper, alive, rust_task, task, until};
 
 fn killed_by(signal: i32) -> impl Fn(Exit) -> bool {
     move |how| matches!(how, Exit::Signaled { signal: s, .. } if s == signal)
@@ -209,7 +213,7 @@ fn a_killed_supervisor_takes_the_worker_along_and_leaves_room_for_another() {
 fn a_path_too_long_for_a_socket_is_said() {
     let folder = std::env::temp_dir().join(format!("forklab-far-side-{}-{}", "long".repeat(30), std::process::id()));
     std::fs::create_dir(&folder).expect("a new directory");
-    let mut far = FarSide::start_in(folder.clone(), "too-long".to_owned());
+    let mut far = FarSide::start_in(folder.clone(), "too-long".to_owned(), Keeper::Group);
     let FromSupervisor::Failed { message } = far.next() else { panic!("it cannot start") };
     assert!(message.contains(&*far.socket().to_string_lossy()), "{message}");
     assert!(message.ends_with("set TMPDIR to a directory with a shorter path"), "{message}");
