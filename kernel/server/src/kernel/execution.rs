@@ -387,29 +387,15 @@ impl Kernel {
             running.stage
         });
         tracing::debug!(?stage, "interrupted");
+        // Whatever the cell does now, and without one: what earlier cells have left behind ends, too.
+        if let Err(error) = self.far.send(&ToSupervisor::Interrupt) {
+            tracing::warn!(%error, "the supervisor ended before an interrupt");
+        }
         match stage {
-            Some(Stage::Compiling(_)) => {
-                if !self.compiler.interrupt() {
-                    // The engine has nobody to take its place. It goes on, and what it makes is not run.
-                    self.fail(report::interrupted(None));
-                }
-            }
-            Some(Stage::WaitingForEngine) => self.fail(report::interrupted(None)),
-            // Without a running cell, what earlier cells have left behind ends.
-            None
-            | Some(
-                Stage::Between
-                | Stage::Shell
-                | Stage::Asking
-                | Stage::Running(_)
-                | Stage::Settling(_)
-                | Stage::Abandoned
-                | Stage::Waiting,
-            ) => {
-                if let Err(error) = self.far.send(&ToSupervisor::Interrupt) {
-                    tracing::warn!(%error, "the supervisor ended before an interrupt");
-                }
-            }
+            // Where the engine has nobody to take its place, it goes on, and what it makes is not run.
+            Some(Stage::Compiling(_)) if self.compiler.interrupt() => {}
+            Some(Stage::Compiling(_) | Stage::WaitingForEngine) => self.fail(report::interrupted(None)),
+            _ => {}
         }
     }
 
