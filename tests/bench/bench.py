@@ -12,9 +12,11 @@ import os
 import platform
 import queue
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from itertools import count
 from pathlib import Path
@@ -170,24 +172,35 @@ class Bench:
                 self.note("fork + wait, of 2,000", "plain program", value, "µs", busy)
 
     def compiler(self):
-        """The compiler alone on the forklab cells' sources."""
+        """The compiler alone on the cells' sources."""
         for subject in self.subjects():
-            if subject.kind.language != "rust":
-                continue
-            for name, cell in lessons.CELLS.items():
-                subject.settle()
-                found = rustc.commands(subject, self.code(subject.kind, cell))
-                if not found:
-                    print(f"  {subject.kind.name}: no compiler was seen for {name}", file=sys.stderr)
-                    continue
-                self.note(f"{name}: compilations", subject.kind.name, len(found), "", 0)
-                subject.settle()
-                busy = self.quiet.wait()
-                try:
-                    for seconds in rustc.alone(found[-1], self.arguments.repeats):
-                        self.note(f"{name}: rustc alone", subject.kind.name, seconds * 1e3, "ms", busy)
-                except RuntimeError as error:
-                    print(f"  {subject.kind.name}: the compiler alone fails on {name}: {error}", file=sys.stderr)
+            if subject.kind.language == "rust":
+                for name, cell in lessons.CELLS.items():
+                    self.compiler_of(subject, name, cell)
+
+    def compiler_of(self, subject: Subject, name: str, cell: dict):
+        kernel = subject.kind.name
+        before = rustc.compilers(subject, self.code(subject.kind, cell))
+        subject.settle()
+        with tempfile.TemporaryDirectory() as scratch:
+            remembered = None
+            if before and (incremental := before[-1].incremental()):
+                remembered = Path(shutil.copytree(incremental, Path(scratch) / "incremental"))
+            found = rustc.compilers(subject, self.code(subject.kind, cell))
+            if not found:
+                print(f"  {kernel}: no compiler was seen for {name}", file=sys.stderr)
+                return
+            self.note(f"{name}: compilations", kernel, len(found), "", 0)
+            subject.settle()
+            busy = self.quiet.wait()
+            try:
+                for seconds in rustc.alone(found[-1], self.arguments.repeats):
+                    self.note(f"{name}: rustc alone, from cold", kernel, seconds * 1e3, "ms", busy)
+                if remembered:
+                    for seconds in rustc.alone(found[-1], self.arguments.repeats, remembered):
+                        self.note(f"{name}: rustc alone, incremental", kernel, seconds * 1e3, "ms", busy)
+            except RuntimeError as error:
+                print(f"  {kernel}: the compiler alone fails on {name}: {error}", file=sys.stderr)
 
     def growth(self):
         """Fifty cells of the same kind, each with a function and a variable; then ordinary cells."""
