@@ -214,6 +214,18 @@ impl Client {
         }
     }
 
+    /// The first message of those that have come by now that is wanted.
+    pub fn take_if(&mut self, wanted: impl FnMut(&Message) -> bool) -> Option<Message> {
+        self.receive(Duration::ZERO);
+        let position = self.waiting.iter().position(wanted)?;
+        self.waiting.remove(position)
+    }
+
+    /// Has a message wait again.
+    pub fn put_back(&mut self, message: Message) {
+        self.waiting.push_back(message);
+    }
+
     /// Forgets what has been received, and returns it.
     pub fn take_waiting(&mut self) -> Vec<Message> {
         self.waiting.drain(..).collect()
