@@ -3,6 +3,10 @@
 //! Who watches the processes fills a [`Record`] in; who draws, counts or grades reads it. Nothing
 //! here watches or asks the system. The JSON of these types is what `%export` writes.
 
+pub mod export;
+pub mod timeline;
+pub mod trace;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,23 @@
+//! A record as a file. `docs/RECORD.md` documents what is in it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Record;
+
+/// Names the format. The number changes when a reader of the old one could no longer read the new one;
+/// new fields and new kinds of events leave it.
+pub const SCHEMA: &str = "forklab-record/1";
+
+/// A record with the name of its format.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Export<R = Record> {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// What happened.
+    pub record: R,
+}
+
+/// What `%export FILE.json` writes.
+pub fn json(record: &Record) -> Export<&Record> {
+    Export { schema: SCHEMA.to_owned(), record }
+}

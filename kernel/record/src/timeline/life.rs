@@ -1,0 +1,85 @@
+//! A process's life as a row of stretches of time, each in one state.
+
+use super::family::Family;
+use crate::{Nanoseconds, What};
+
+/// What a process was doing for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// It lived; whether it ran or waited is not known.
+    Alive,
+    /// It ran, or could have.
+    Running,
+    /// It waited for something.
+    Blocked,
+    /// A signal had stopped it.
+    Stopped,
+    /// It had ended and nobody had asked for its status yet.
+    Zombie,
+}
+
+/// A stretch of time in one state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// From when.
+    pub from: Nanoseconds,
+    /// To when.
+    pub to: Nanoseconds,
+    /// What it did.
+    pub state: State,
+}
+
+/// The life of a process from its fork to its reaping, without holes.
+pub fn spans(family: &Family, index: usize) -> Vec<Span> {
+    let process = family.process(index);
+    // The cell's own process lives on after the cell, as the notebook's; that is no part of the picture.
+    let own = process.parent.is_none();
+    let last = if own { family.record.duration.max(process.forked) } else { family.until };
+    let end = process.ended.map_or(last, |(at, _)| at).max(process.forked);
+    let known = family.events[index].iter().any(|event| matches!(event.what, What::Blocked(_) | What::Running));
+    let mut state = if known { State::Running } else { State::Alive };
+    let mut awake = state;
+    let mut from = process.forked;
+    let mut spans = Vec::new();
+    for event in &family.events[index] {
+        match event.what {
+            What::Blocked(_) => awake = State::Blocked,
+            What::Running => awake = State::Running,
+            What::Stopped(_) | What::Continued => {}
+            _ => continue,
+        }
+        let next = match event.what {
+            What::Stopped(_) => State::Stopped,
+            What::Continued => awake,
+            _ if state == State::Stopped => State::Stopped,
+            _ => awake,
+        };
+        let at = event.at.clamp(from, end);
+        if next != state {
+            spans.push(Span { from, to: at, state });
+            (from, state) = (at, next);
+        }
+    }
+    spans.push(Span { from, to: end, state });
+    spans.retain(|span| span.to > span.from || span.from == process.forked);
+    if let Some((ended, _)) = process.ended {
+        let until = process.reaped.map(|(at, _)| at).or(if own { None } else { Some(family.until) });
+        if let Some(until) = until.filter(|until| *until > ended) {
+            spans.push(Span { from: ended, to: until, state: State::Zombie });
+        }
+    }
+    spans
+}
+
+impl State {
+    /// Its word in a legend.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Alive => "alive",
+            State::Running => "running",
+            State::Blocked => "waiting",
+            State::Stopped => "stopped",
+            State::Zombie => "zombie",
+        }
+    }
+}
