@@ -417,6 +417,8 @@ impl Kernel {
         let mut error = error.or(full).or_else(|| refused.map(report::input_refused));
         if let Some(error) = &mut error
             && refused_forks > 0
+            // Whose own words say it.
+            && error.ename != report::LIMIT_REACHED
         {
             error.traceback.push(self.refused_forks(refused_forks, &limits));
         }

@@ -311,6 +311,7 @@ impl Kernel {
             Ok(Some(FromSupervisor::Ended { cell, outcome, refused_forks })) => {
                 self.on_ended(cell, outcome, refused_forks);
             }
+            Ok(Some(FromSupervisor::Recorded { .. })) => {}
             Ok(Some(FromSupervisor::WantsInput { pid, cell })) => self.on_wants_input(pid, cell),
             Ok(Some(FromSupervisor::InputCancelled { pid })) => self.on_input_cancelled(pid),
             Ok(Some(FromSupervisor::Worker { pid })) => {

@@ -17,6 +17,9 @@ const BLUE: &str = "\x1b[1;34m";
 const BOLD: &str = "\x1b[1m";
 const RESET: &str = "\x1b[0m";
 
+/// The name of the error for a limit.
+pub const LIMIT_REACHED: &str = "LimitReached";
+
 /// The sources of the cells so far, by execution count.
 pub type Sources = HashMap<u32, String>;
 
@@ -71,7 +74,7 @@ pub fn outcome(outcome: &Outcome, sources: &Sources) -> Option<ReplyError> {
 
 /// A limit was reached: what has become of the cell, and how it can be raised.
 pub fn over_limit(what: &str, help: String) -> ReplyError {
-    error("LimitReached", what, [help])
+    error(LIMIT_REACHED, what, [help])
 }
 
 /// The person interrupted a cell whose code was done and that waited for its processes.
