@@ -126,6 +126,19 @@ class Notebook:
                 raise Finding(f"{what}: these live on: {alive}")
             time.sleep(0.02)
 
+    def describe(self) -> str:
+        """Every process of the kernel's and what it waits for, for a cell that does not end."""
+        lines = [f"load {Path('/proc/loadavg').read_text().strip()}"]
+        for pid, one in facts.below(self.server).items():
+            folder = Path(f"/proc/{pid}")
+            try:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:100]
+                waits = (folder / "wchan").read_text() + " " + (folder / "syscall").read_text().strip()[:60]
+            except OSError:
+                command, waits = "", ""
+            lines.append(f"{pid} child of {one.parent} {one.state} {one.cpu:.2f} s {one.name}: {command} [{waits}]")
+        return "\n".join(lines)
+
     def measure(self) -> dict:
         """Descriptors and memory of every process of the kernel's, after everything else has ended."""
         processes = {"server": self.server, "supervisor": self.supervisor(), "engine": self.one("engine"), "worker": self.find_worker()}
@@ -143,15 +156,17 @@ class Notebook:
 
     def collect(self, message_id: str, moment=None) -> Result:
         client, result, idle, begun = self.kernel.client, Result(message_id), False, False
-        due = None
+        due, asked, answered = None, moment is not None, moment is None
         poller = zmq.Poller()
         for channel in (client.iopub_channel, client.shell_channel, client.control_channel):
             poller.register(channel.socket, zmq.POLLIN)
         deadline = time.monotonic() + CELL_LIMIT
-        while not (idle and result.reply):
+        # An interrupt that is sent is waited for, so that its answer is not taken for a later one's.
+        while not (idle and result.reply and (answered or moment is not None)):
             now = time.monotonic()
             if now > deadline:
-                raise Finding(f"no end in {CELL_LIMIT} s; idle: {idle}, reply: {result.reply}, said: {result.stdout[-300:]!r}")
+                said = f"idle: {idle}, reply: {result.reply}, said: {result.stdout[-300:]!r}"
+                raise Finding(f"no end in {CELL_LIMIT} s; {said}\n{self.describe()}")
             if due is not None and now >= due:
                 self.interrupt()
                 due, moment = None, None
@@ -170,13 +185,13 @@ class Notebook:
                 if message["parent_header"].get("msg_id") == message_id:
                     result.reply = message["content"]
             for _ in self.pending(client.control_channel):
-                pass
+                answered = True
             if due is None and moment is not None:
                 if moment[0] == "sent" and begun:
                     due = time.monotonic() + moment[1]
                 if moment[0] == "seen" and moment[1] in result.stdout:
                     due = time.monotonic() + moment[2]
-        result.interrupt_sent = moment is None
+        result.interrupt_sent = asked and moment is None
         return result
 
     @staticmethod
@@ -189,7 +204,10 @@ class Notebook:
 
     def clear(self):
         """The stop button, without a cell: ends everything that cells have left behind."""
+        client = self.kernel.client
         self.interrupt()
+        # A cell that is sent before the answer could be the one that is interrupted.
+        client.get_control_msg(timeout=CELL_LIMIT)
         self.must_end([*self.left, *self.killers], "an interrupt without a cell")
         self.left, self.unsure, self.killers = {}, set(), set()
         # The lesson's zombies are its own; a cell waits for them.
@@ -209,7 +227,8 @@ class Notebook:
             return end
         if end == "SIGKILL" and self.killers:
             return end
-        said = "\n".join(reply.get("traceback", []))[-1500:]
+        said = "\n".join(reply.get("traceback", []))
+        said = said if len(said) < 3000 else said[:1500] + "\n[…]\n" + said[-1500:]
         raise Finding(f"ended by {end}, not by {' or '.join(ends)}: {reply.get('evalue')}\n{said}")
 
     def check_variables(self):
@@ -248,7 +267,7 @@ class Notebook:
                     raise Finding(wrong)
         else:
             self.must_end(began, "rolled back")
-            self.after_rollback(cell, end, result)
+            self.after_rollback(cell, end)
         if cell.interrupt and result.interrupt_sent:
             # It may have come after the cell's end, and is then for what earlier cells have left.
             self.unsure |= set(self.left)
@@ -262,13 +281,13 @@ class Notebook:
         self.gone_killers = {pid for pid in self.killers if not (one := facts.stat(pid)) or one.state in "ZX"}
         return end
 
-    def after_rollback(self, cell: cells.Cell, end: str, result: Result):
+    def after_rollback(self, cell: cells.Cell, end: str):
         if end == "CompileError":
             return
-        if end == "Interrupted":
-            if "its processes were ended" in result.reply["evalue"]:
-                self.must_end([*self.left, *self.killers], "interrupted")
-                self.left, self.unsure, self.killers = {}, set(), set()
+        if end in ("Interrupted", "LimitReached"):
+            # Both end everything that the notebook runs.
+            self.must_end([*self.left, *self.killers], end)
+            self.left, self.unsure, self.killers = {}, set(), set()
             return
         self.unsure |= {pid for pid, how in self.left.items() if how in cells.UNSURE}
         if cell.kind == "group_killed":
