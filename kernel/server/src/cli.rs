@@ -18,6 +18,9 @@ struct Arguments {
     command: Role,
 }
 
+/// The name of the far side's program.
+const CELLS: &str = "forklab-cells";
+
 #[derive(Debug, Subcommand)]
 enum Role {
     /// Serve one notebook (Jupyter calls this)
@@ -35,15 +38,6 @@ enum Role {
     Uninstall(crate::install::UninstallArgs),
     /// Check everything that cells need, and say what to do
     Doctor(crate::doctor::DoctorArgs),
-    /// Own the processes of a notebook (the kernel calls this)
-    #[command(hide = true)]
-    Supervisor {
-        #[arg(long)]
-        runtime_dir: PathBuf,
-    },
-    /// Run cells (the supervisor calls this)
-    #[command(hide = true)]
-    Worker,
     /// Compile cells (the kernel calls this)
     #[command(hide = true)]
     Engine {
@@ -78,8 +72,6 @@ fn run(role: Role) -> Result<(), Box<dyn std::error::Error>> {
         Role::Uninstall(arguments) => Ok(crate::install::uninstall(&arguments)?),
         Role::Doctor(arguments) if crate::doctor::doctor(&arguments)? => Ok(()),
         Role::Doctor(_) => Err("see the lines marked BAD".into()),
-        Role::Supervisor { runtime_dir } => Ok(forklab_worker::supervisor::main(take_stdin()?, runtime_dir)?),
-        Role::Worker => Ok(forklab_worker::worker::main()?),
         Role::Engine { build_dir } => {
             let (channel, runner) = (take_stdin()?, take_stdout()?);
             Ok(forklab_engine::main(channel, runner, build_dir, data_dir())?)
@@ -96,6 +88,15 @@ pub fn data_dir() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let data = program.parent()?.parent()?.join("share/forklab");
     data.is_dir().then_some(data)
+}
+
+/// The program of the far side: beside this one where both were built, or where `forklab install` put it.
+pub fn cells_program() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name(CELLS));
+    let installed = data_dir().map(|data| data.join(CELLS));
+    let found = [beside.clone(), installed].into_iter().flatten().find(|program| program.exists());
+    // Where there is none, the error at its start names the place where it should be.
+    found.or(beside).unwrap_or_else(|| PathBuf::from(CELLS))
 }
 
 /// The stream that a role got as its standard input, which becomes `/dev/null`.

@@ -148,14 +148,17 @@ fn finish(args: &InstallArgs, places: &Places, toolchain: &Toolchain, record: &m
     Ok(())
 }
 
-/// Copies the running executable to its place, by a rename, so that a kernel that runs from there goes on undisturbed.
+/// Copies the running executable and the far side's to their places, by renames, so that a kernel that runs from there goes on undisturbed.
 fn copy_binary(places: &Places, record: &mut Record) -> Result<(), InstallError> {
     let own = Path::new("/proc/self/exe");
     let content = fs::read(own).map_err(InstallError::file("read", own))?;
     let changed = write_if_changed(&places.binary, &content, 0o755, record)?;
     record.save(places)?;
     println!("  binary     {}{}", places.binary.display(), if changed { "" } else { " (up to date)" });
-    Ok(())
+    let cells = crate::cli::cells_program();
+    let content = fs::read(&cells).map_err(InstallError::file("read", &cells))?;
+    write_if_changed(&places.cells(), &content, 0o755, record)?;
+    record.save(places)
 }
 
 /// Builds the template beside the old one and swaps them, so that an engine that starts meanwhile

@@ -1,4 +1,5 @@
-//! The one binary of forklab. Every process of ours is this program in another role.
+//! The binary of forklab. Every process of ours but those of the far side (`cells.rs`) is this program
+//! in another role.
 
 use std::process::ExitCode;
 

@@ -98,7 +98,6 @@ fn an_interrupt_during_a_compilation_ends_the_cell() {
 }
 
 #[test]
-#[ignore = "known to fail: the engine ends too, and with it what earlier cells have defined"]
 fn an_interrupt_during_a_compilation_without_a_standby_ends_the_cell() {
     interrupt_a_compilation(false);
 }

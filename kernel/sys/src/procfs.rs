@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::process::{Pid, Signal};
+use crate::process::{ExitStatus, Pid, Signal};
 
 mod memory;
 
@@ -116,6 +116,36 @@ pub fn dies_of(pid: Pid, signal: Signal) -> bool {
     !["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().any(has)
 }
 
+/// The process of a thread. `None` when there is no such thread.
+pub fn process_of(thread: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    Pid::from_raw(status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?)
+}
+
+/// Whether this is a thread of that process.
+pub fn is_thread_of(process: Pid, thread: Pid) -> bool {
+    Path::new(&format!("/proc/{process}/task/{thread}")).exists()
+}
+
+/// Whether a process handles a signal, by a function of its own.
+pub fn handles(pid: Pid, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal.as_raw() - 1) & 1 == 1
+}
+
+/// How a zombie has ended, as its parent will be told. `None` for one that lives or is gone.
+pub fn ended(pid: Pid) -> Option<ExitStatus> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = text.trim_end().rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    let code: i32 = fields.get(49).filter(|_| fields.first() == Some(&"Z"))?.parse().ok()?;
+    Some(match (code & 0x7f, code & 0x80 != 0) {
+        (0, _) => ExitStatus::Exited(code >> 8 & 0xff),
+        (signal, core) => ExitStatus::Signaled { signal: Signal::from_raw(signal)?, core },
+    })
+}
+
 /// Everybody below a process, children before their own children, zombies included.
 ///
 /// A process that is born or orphaned during the look may be missing: who needs all looks again
@@ -133,6 +163,13 @@ pub fn descendants(root: Pid) -> Vec<Stat> {
         found.extend(children);
     }
     found
+}
+
+/// How many processes and threads there are on the machine, the system's own among them: the fourth
+/// field of proc_loadavg(5).
+pub fn tasks() -> Option<u64> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split(' ').nth(3)?.split('/').nth(1)?.parse().ok()
 }
 
 /// The threads of a process.

@@ -60,34 +60,23 @@ pub fn set_niceness(niceness: i32) -> io::Result<()> {
 
 const VICTIM_SCORE: &str = "/proc/self/oom_score_adj";
 
-/// Sets how many files a process may have open, as far as its hard limit allows: the soft
-/// RLIMIT_NOFILE of prlimit(2). Its children inherit it.
+/// Sets how many processes and threads the user of a process may have for that process to make another:
+/// the soft RLIMIT_NPROC of prlimit(2), as far as the hard one allows. Its children inherit it; root's
+/// processes are not held by it.
 ///
 /// # Errors
-/// `PermissionDenied` for another user's process, `NotFound` when it is gone.
-pub fn limit_open_files(pid: Pid, most: u64) -> io::Result<()> {
-    let limit = open_files(pid)?;
-    let new = libc::rlimit { rlim_cur: most.min(limit.rlim_max), rlim_max: limit.rlim_max };
-    // SAFETY: `new` is a valid structure for the call, and nothing is written.
-    match unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &raw const new, std::ptr::null_mut()) } {
+/// `PermissionDenied` for another user's process, ESRCH when it is gone.
+pub fn limit_processes_of_user(pid: Pid, most: u64) -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is writable and of the right size; no new limit is given.
+    if unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NPROC, std::ptr::null(), &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = most.min(limit.rlim_max);
+    // SAFETY: `limit` is a valid structure for the call, and nothing is written.
+    match unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NPROC, &raw const limit, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// How many files a process may have open now: its soft RLIMIT_NOFILE.
-///
-/// # Errors
-/// As [`limit_open_files`].
-pub fn most_open_files(pid: Pid) -> io::Result<u64> {
-    Ok(open_files(pid)?.rlim_cur)
-}
-
-fn open_files(pid: Pid) -> io::Result<libc::rlimit> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is writable and of the right size; no new limit is given.
-    match unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) } {
-        0 => Ok(limit),
-        _ => Err(io::Error::last_os_error()),
-    }
-}

@@ -77,6 +77,11 @@ impl Places {
         Some(places)
     }
 
+    /// The program of the far side.
+    pub fn cells(&self) -> PathBuf {
+        self.data.join("forklab-cells")
+    }
+
     /// The sources of the library for cells.
     pub fn library(&self) -> PathBuf {
         self.data.join("library")

@@ -169,6 +169,9 @@ impl Compiler {
     /// and interrupted, the engine is killed, and the standby of the cell before takes over. What the
     /// answered cell has defined would be gone without a word.
     pub fn interrupt(&mut self) -> bool {
+        // A standby that has died tells nobody: its end of the channel is open in the engine, too.
+        let lives = |pid: i32| Pid::from_raw(pid).and_then(procfs::stat).is_some_and(|stat| !stat.zombie);
+        self.standby.take_if(|(pid, _)| !lives(*pid));
         match (&self.standby, self.stale) {
             (_, true) => self.interrupted = true,
             (Some(_), false) => self.kill(),

@@ -87,7 +87,11 @@ impl Kernel {
             let why = "the process that owns the cells' processes does not start; see the kernel's log";
             return Err(std::io::Error::other(why));
         }
-        let fresh = super::Far::start(&self.program, self.runtime.path(), super::bounds::of_notebook(&self.ceiling))?;
+        let fresh = super::Far::start(
+            &crate::cli::cells_program(),
+            self.runtime.path(),
+            super::bounds::of_notebook(&self.ceiling),
+        )?;
         std::mem::replace(&mut self.far, fresh).leave();
         // The dead one's; whoever was in them has ended.
         forklab_sys::cgroup::remove_folders(&std::mem::take(&mut self.groups));

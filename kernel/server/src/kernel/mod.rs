@@ -101,7 +101,6 @@ struct Kernel {
     far: Far,
     compiler: Compiler,
     runner_open: bool,
-    program: std::path::PathBuf,
     runtime: tempfile::TempDir,
     outputs: BTreeMap<CellId, LiveOutput>,
     queue: VecDeque<Request>,
@@ -162,7 +161,7 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     front.starting();
     let runtime = tempfile::Builder::new().prefix("forklab-").tempdir()?;
     let ceiling = Ceiling::load();
-    let far = Far::start(&program, runtime.path(), bounds::of_notebook(&ceiling))?;
+    let far = Far::start(&crate::cli::cells_program(), runtime.path(), bounds::of_notebook(&ceiling))?;
     let compiler = Compiler::start(&program, runtime.path())?;
     let kernel = Kernel {
         front,
@@ -170,7 +169,6 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         far,
         compiler,
         runner_open: true,
-        program,
         runtime,
         outputs: BTreeMap::new(),
         queue: VecDeque::new(),

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use forklab_sys::cgroup::{Group, remove_abandoned};
 use forklab_sys::process::{Pid, Signal, kill};
-use forklab_sys::procfs::{Identity, Stat, descendants, proportional, resident, stat};
+use forklab_sys::procfs::{Identity, Stat, descendants, proportional, resident, stat, tasks};
+use forklab_sys::role::limit_processes_of_user;
 
 use super::life::After;
 use super::{Phase, Supervisor};
@@ -26,6 +27,9 @@ const PACE: Duration = Duration::from_millis(10);
 
 /// Between two looks of the watchdog's: it must see a crowd while it is small.
 const PACE_OF_WATCHDOG: Duration = Duration::from_millis(3);
+
+/// The user's own limit stands behind the watchdog's at so many times as many processes.
+const BEHIND: u64 = 4;
 
 /// A look that took a time is followed by a pause of this many times that, but of no more than
 /// [`LONGEST_PAUSE`]: looks are slow when there is much to see.
@@ -298,6 +302,7 @@ impl Supervisor {
                 ));
             }
         }
+        self.set_backstop(processes);
         let Some(group) = &self.watch.group else { return Ok(()) };
         let can = group.abilities();
         let set = || -> io::Result<()> {
@@ -312,6 +317,16 @@ impl Supervisor {
         set().map_err(|error| format!("the limits of the cell cannot be set: {error}"))?;
         self.watch.set = Some((processes, memory));
         Ok(())
+    }
+
+    /// Where the watchdog counts processes, the user's own limit stands behind it, for what it does not see in
+    /// time. It holds the processes of an ordinary user, and all of them together: so it is set well above.
+    fn set_backstop(&self, processes: Option<u64>) {
+        let counted = self.watch.group.as_ref().is_some_and(|group| group.abilities().processes);
+        if let (false, Some(most), Some(tasks)) = (counted, processes, tasks()) {
+            // A worker that is gone needs none.
+            let _ = limit_processes_of_user(self.worker, tasks + BEHIND * most);
+        }
     }
 
     /// Memory of the worker, its checkpoint and everything below, in bytes; as far as is needed to
