@@ -21,8 +21,8 @@ pub struct Room {
     pub height: f64,
 }
 
-/// Draws the members' lives: the living below, the zombies above them.
-pub fn draw(out: &mut String, family: &Family, members: &[usize], scale: &Scale, room: &Room, id: &str) {
+/// Draws the members' lives: the living below, the zombies above them. Gives how many there were at most.
+pub fn draw(out: &mut String, family: &Family, members: &[usize], scale: &Scale, room: &Room, id: &str) -> i64 {
     let columns = ((room.right - room.left) / COLUMN).ceil() as usize + 1;
     let (mut living, mut zombies) = (vec![0i64; columns + 1], vec![0i64; columns + 1]);
     for member in members {
@@ -48,6 +48,7 @@ pub fn draw(out: &mut String, family: &Family, members: &[usize], scale: &Scale,
     if !dead.is_empty() {
         put!(out, r#"<path class="fl-zombie" style="stroke-width:.5" fill="url(#{id}-z)" d="{dead}"/>"#);
     }
+    most
 }
 
 fn summed(changes: &[i64]) -> Vec<i64> {

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 
 use crate::{Event, Nanoseconds, Pid, Process, Record, What};
 
+/// Thirty years.
+const LATEST: Nanoseconds = 1_000_000_000_000_000_000;
+
 /// The processes of a record, found by pid and time, with their events and children.
 pub struct Family<'a> {
     /// What it is about.
@@ -67,14 +70,16 @@ impl<'a> Family<'a> {
         }
     }
 
-    /// Every point in time that the record names.
+    /// Every point in time that the record names, as far as there is one: a clock that has gone wrong
+    /// ends at thirty years, which leaves room for sums.
     pub fn times(&self) -> impl Iterator<Item = Nanoseconds> {
         let lives = self.record.processes.iter().flat_map(|process| {
             let ends = [process.ended.map(|(at, _)| at), process.reaped.map(|(at, _)| at)];
             let turns = process.programs.iter().map(|(at, _)| *at).chain(process.adopted.map(|(at, _)| at));
             ends.into_iter().flatten().chain(turns).chain([process.forked])
         });
-        lives.chain(self.record.events.iter().map(|event| event.at)).chain([0, self.record.duration])
+        let events = self.record.events.iter().map(|event| event.at);
+        lives.chain(events).chain([0, self.record.duration]).map(|at| at.min(LATEST))
     }
 
     /// The index of the process that had a pid at a time: the last that was forked by then.

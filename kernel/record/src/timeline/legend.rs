@@ -75,6 +75,9 @@ impl Legend<'_> {
         }
         states.sort_unstable();
         states.dedup();
+        // Both have one colour: of some it is known whether they waited, of the others not.
+        let both = states.contains(&State::Alive) && states.contains(&State::Running);
+        states.retain(|state| !(both && *state == State::Alive));
         let rect = r#"x="0" y="-5" width="17" height="10""#;
         for state in states {
             let sample = match state {
@@ -87,7 +90,8 @@ impl Legend<'_> {
                     self.id
                 ),
             };
-            entries.push((sample, state.word()));
+            entries
+                .push((sample, if both && state == State::Running { "running, or not known" } else { state.word() }));
         }
         for (link, name, word) in [
             (Link::Fork, "fork", "fork"),
@@ -110,9 +114,9 @@ impl Legend<'_> {
     fn notes(&self, letters: usize) -> Vec<String> {
         let mut notes: Vec<String> = self.lanes.note().into_iter().collect();
         let gaps = &self.family.record.gaps;
-        notes.extend(gaps.iter().take(MOST_NOTES).map(|gap| format!("Not seen: {}", words::shown(gap, 400))));
+        notes.extend(gaps.iter().take(MOST_NOTES).map(|gap| format!("Note: {}", words::shown(gap, 400))));
         if gaps.len() > MOST_NOTES {
-            notes.push(format!("… and {} more things that were not seen.", gaps.len() - MOST_NOTES));
+            notes.push(format!("… and {} more notes.", gaps.len() - MOST_NOTES));
         }
         notes.iter().flat_map(|note| wrapped(note, letters)).collect()
     }

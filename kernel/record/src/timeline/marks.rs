@@ -10,7 +10,9 @@ use super::words;
 use crate::{Event, Nanoseconds, Status, Stream, What};
 
 /// How many events a merged mark tells of.
-const TOLD: usize = 4;
+const TOLD: usize = 3;
+/// On lanes that are shared, what is nearer than this many times the grain becomes one.
+const SHARED: f64 = 5.0;
 
 /// The kinds of marks, in the order in which they are drawn: later ones cover earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,8 +107,8 @@ type MarkKey = (Kind, usize, i64);
 type ArrowKey = (Link, usize, usize, i64, i64);
 
 impl<Key: Ord> Gathered<Key> {
-    fn cell(&self, x: f64) -> i64 {
-        (x / self.grain).round() as i64
+    fn cell(&self, x: f64, coarser: f64) -> i64 {
+        (x / (self.grain * coarser)).round() as i64
     }
 
     fn add(&mut self, key: Key, x: (f64, f64), label: impl FnOnce() -> String, told: impl FnOnce() -> String) {
@@ -136,7 +138,8 @@ pub fn find(family: &Family, lanes: &Lanes, scale: &Scale, grain: f64) -> Marks 
         family,
         lanes,
         scale,
-        marks: Gathered { places: BTreeMap::new(), grain },
+        // A mark is wider than a line.
+        marks: Gathered { places: BTreeMap::new(), grain: grain * 2.0 },
         arrows: Gathered { places: BTreeMap::new(), grain },
     };
     for index in 0..family.record.processes.len() {
@@ -169,9 +172,21 @@ impl Finder<'_, '_> {
     ) {
         let x = self.scale.x(at);
         let lane = self.lanes.of[index];
+        let coarser = self.coarser(lane);
         let role = &self.family.process(index).role;
         let told = || format!("{} · {} {}", words::time(at), words::clean(role), told());
-        self.marks.add((kind, lane, self.marks.cell(x)), (x, x), label, told);
+        let mut key = (kind, lane, self.marks.cell(x, coarser));
+        // Two that are near each other may stand on both sides of a cell's edge.
+        let before = (kind, lane, key.2 - 1);
+        if self
+            .marks
+            .places
+            .get(&before)
+            .is_some_and(|place| (0.0..self.marks.grain * coarser).contains(&(x - place.x.0)))
+        {
+            key = before;
+        }
+        self.marks.add(key, (x, x), label, told);
     }
 
     fn arrow(
@@ -186,8 +201,13 @@ impl Finder<'_, '_> {
         if lanes.0 == lanes.1 {
             return;
         }
-        let key = (link, lanes.0, lanes.1, self.arrows.cell(x.0), self.arrows.cell(x.1));
+        let coarser = self.coarser(lanes.0).max(self.coarser(lanes.1));
+        let key = (link, lanes.0, lanes.1, self.arrows.cell(x.0, coarser), self.arrows.cell(x.1, coarser));
         self.arrows.add(key, x, String::new, || format!("{} · {}", words::time(from.1), told()));
+    }
+
+    fn coarser(&self, lane: usize) -> f64 {
+        if self.lanes.list[lane].members.len() > 1 { SHARED } else { 1.0 }
     }
 
     fn role(&self, index: usize) -> String {
@@ -226,7 +246,10 @@ impl Finder<'_, '_> {
             Status::Killed(_) => format!("is ended by {}", words::status(status)),
         };
         let kind = if matches!(status, Status::Exited(_)) { Kind::Exited } else { Kind::Killed };
-        self.mark(kind, index, ended, String::new, told);
+        // A shared lane's height tells of its members' ends.
+        if kind == Kind::Killed || self.lanes.list[self.lanes.of[index]].members.len() == 1 {
+            self.mark(kind, index, ended, String::new, told);
+        }
         let Some((reaped, by)) = process.reaped else { return };
         if let Some(by) = family.at(by, reaped).filter(|by| *by != index) {
             let told = format!(

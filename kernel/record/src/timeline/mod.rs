@@ -5,6 +5,7 @@
 
 mod density;
 mod family;
+mod labels;
 mod lanes;
 mod legend;
 mod life;
@@ -81,7 +82,7 @@ pub fn table_text(record: &Record) -> String {
 
 /// Picture and table together, for a notebook's output. A long table is folded up.
 pub fn html(record: &Record, options: &Options) -> String {
-    let open = if record.processes.len() <= 12 { " open" } else { "" };
+    let open = if record.processes.len() <= 12 { " open=\"\"" } else { "" };
     let processes = words::count(record.processes.len(), "process", "processes");
     format!(
         "<div class=\"forklab-record\">\n{}<details{open}><summary>{processes}</summary>\n{}</details>\n</div>\n",

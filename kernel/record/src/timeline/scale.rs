@@ -8,8 +8,11 @@ use crate::Nanoseconds;
 const MOST_BREAKS: usize = 5;
 /// Quiet times are cut short when all the rest would have less than one part in this many of the width.
 const WORTH_BREAKING: u64 = 10;
+/// What is left must be this many times as many steps from event to event as there are breaks: a few
+/// events that are far from each other are seen well as they are.
+const CROWDED: usize = 3;
 /// What a tick with its label needs.
-const TICK_ROOM: f64 = 88.0;
+const TICK_ROOM: f64 = 66.0;
 
 /// Points in time on a line, piece by piece.
 pub struct Scale {
@@ -22,6 +25,8 @@ struct Piece {
     to: Nanoseconds,
     left: f64,
     right: f64,
+    /// The first thing that happens here.
+    first: Nanoseconds,
     /// Nothing happens here, and its rate is another than that of what is around it.
     quiet: bool,
 }
@@ -54,7 +59,7 @@ impl Scale {
         times.sort_unstable();
         times.dedup();
         let end = times.last().copied().unwrap_or(0).max(1_000);
-        let mut pieces = cut_at(&quiet_times(&times, end), end);
+        let mut pieces = cut_at(&quiet_times(&times, end), end, &times);
         place(&mut pieces, left, right, minimal);
         Scale { pieces }
     }
@@ -86,15 +91,15 @@ impl Scale {
             let length = piece.to - piece.from;
             let step = round_step(length, (width / room).floor().max(1.0));
             let first = index == 0;
+            let begin = if first { 0 } else { piece.first };
             if !first {
-                let label = words::time_in(piece.from, round_step(length.max(piece.from / 1000), 1.0), piece.from);
-                ticks.push(Tick { x: piece.left, label, centred: false });
+                ticks.push(Tick { x: self.x(begin), label: words::precise(begin), centred: false });
             }
             let mut passed = if first { 0 } else { step };
-            while passed <= length {
-                let x = self.x(piece.from + passed);
-                // The label of the break's end, and the next break, need their room.
-                let crowded = !first && (x - piece.left < room || piece.right - x < room / 3.5);
+            while begin + passed <= piece.to {
+                let x = self.x(begin + passed);
+                // The label of the first thing after a break, and the next break, need their room.
+                let crowded = !first && (x - self.x(begin) < room || piece.right - x < room / 3.5);
                 let label = words::time_in(passed, step, length);
                 let label = if first { label } else { format!("+{label}") };
                 ticks.push(Tick { x, label: if crowded { String::new() } else { label }, centred: true });
@@ -113,10 +118,11 @@ fn quiet_times(times: &[Nanoseconds], end: Nanoseconds) -> Vec<(Nanoseconds, Nan
     let mut taken = 0;
     // Again with what is left: between a second's sleep and a microsecond's work there may be milliseconds.
     loop {
-        let mut remaining = rest;
+        let (mut remaining, mut index) = (rest, 0);
         let enough = gaps[taken..].iter().take(MOST_BREAKS - taken).position(|(from, to)| {
             remaining -= to - from;
-            remaining.saturating_mul(WORTH_BREAKING) <= rest
+            index += 1;
+            remaining.saturating_mul(WORTH_BREAKING) <= rest && gaps.len() >= (taken + index) * (1 + CROWDED)
         });
         let Some(more) = enough else { break };
         taken += more + 1;
@@ -125,7 +131,7 @@ fn quiet_times(times: &[Nanoseconds], end: Nanoseconds) -> Vec<(Nanoseconds, Nan
     let mut quiet: Vec<_> = gaps[..taken].to_vec();
     // What happens at the edges of a break keeps a little time around it.
     for (from, to) in &mut quiet {
-        let margin = (rest / 12).max(1_000).min((*to - *from) / 8);
+        let margin = (rest / 24).max(1_000).min((*to - *from) / 8);
         *from += margin;
         *to -= margin;
     }
@@ -134,10 +140,13 @@ fn quiet_times(times: &[Nanoseconds], end: Nanoseconds) -> Vec<(Nanoseconds, Nan
     quiet
 }
 
-fn cut_at(quiet: &[(Nanoseconds, Nanoseconds)], end: Nanoseconds) -> Vec<Piece> {
+fn cut_at(quiet: &[(Nanoseconds, Nanoseconds)], end: Nanoseconds, times: &[Nanoseconds]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut from = 0;
-    let piece = |from, to, quiet| Piece { from, to, left: 0.0, right: 0.0, quiet };
+    let piece = |from, to, quiet| {
+        let first = times.get(times.partition_point(|time| *time < from)).copied().unwrap_or(from).clamp(from, to);
+        Piece { from, to, first, left: 0.0, right: 0.0, quiet }
+    };
     for (begin, stop) in quiet {
         if *begin > from {
             pieces.push(piece(from, *begin, false));

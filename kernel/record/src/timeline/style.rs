@@ -2,12 +2,13 @@
 //! can be read on any page, also where the page's theme is not the system's.
 
 /// What a rule is for, its property, its colour on light and on dark.
-const COLOURS: [(&str, &str, &str, &str); 33] = [
+const COLOURS: [(&str, &str, &str, &str); 34] = [
     ("panel", "fill", "#ffffff", "#171b22"),
     ("panel", "stroke", "#d3d9e0", "#353c46"),
     ("text", "fill", "#1f2630", "#e8edf3"),
     ("soft", "fill", "#5b6672", "#a0abb8"),
     ("grid", "stroke", "#e9edf1", "#272d36"),
+    ("ground", "fill", "#ffffff", "#171b22"),
     ("stripe", "fill", "#f6f8fa", "#1c2129"),
     ("break", "fill", "#eef1f5", "#222933"),
     ("zig", "stroke", "#9aa5b1", "#5d6876"),

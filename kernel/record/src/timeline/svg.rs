@@ -8,7 +8,7 @@ use super::lanes::{Lane, Lanes};
 use super::life::{self, Span, State};
 use super::marks::{self, Arrow, Kind, Link, Mark, Marks};
 use super::scale::Scale;
-use super::{Options, style, text, words};
+use super::{Options, labels, style, text, words};
 use crate::{Ending, Record, Status};
 
 /// A picture beyond this many bytes is drawn again, more coarsely.
@@ -20,6 +20,8 @@ const AXIS_HEIGHT: f64 = 22.0;
 const MARGIN: f64 = 14.0;
 /// The room for how a process ended.
 const ENDS_WIDTH: f64 = 84.0;
+/// What a lane that is shared is higher than the others.
+const SHARED_EXTRA: f64 = 26.0;
 /// Below the lanes: what the line at the cell's end means.
 const FOOT_HEIGHT: f64 = 20.0;
 
@@ -33,7 +35,7 @@ pub(super) use put;
 pub fn draw(record: &Record, options: &Options) -> String {
     let family = Family::new(record);
     let lanes = Lanes::new(&family, options.most_lanes.max(2));
-    let mut grain = 1.0;
+    let mut grain = 1.5;
     loop {
         let drawn = Picture::new(&family, &lanes, options, grain).draw();
         if drawn.len() <= MOST_BYTES || grain > 30.0 {
@@ -62,6 +64,8 @@ struct Picture<'a> {
     top: f64,
     lane: f64,
     bar: f64,
+    /// Where each lane begins, and where the last one ends.
+    tops: Vec<f64>,
 }
 
 impl<'a> Picture<'a> {
@@ -78,21 +82,34 @@ impl<'a> Picture<'a> {
         let scale = Scale::new(family.times(), left, right, 44.0);
         let marks = marks::find(family, lanes, &scale, grain);
         let (id, top) = (options.id_for(family.record), TITLE_HEIGHT + AXIS_HEIGHT);
-        Picture { family, lanes, options, id, scale, marks, grain, left, right, top, lane, bar }
+        let mut tops = vec![top];
+        for shared in lanes.list.iter().map(|lane| lane.members.len() > 1) {
+            tops.push(tops.last().unwrap_or(&top) + if shared { lane + SHARED_EXTRA } else { lane });
+        }
+        Picture { family, lanes, options, id, scale, marks, grain, left, right, top, lane, bar, tops }
     }
 
     fn roomy(&self) -> bool {
         self.lane > 30.0
     }
 
+    fn shared(&self, lane: usize) -> bool {
+        self.lanes.list[lane].members.len() > 1
+    }
+
     /// The middle of a lane's bar. Roomy lanes have it in their lower part, below what their marks say.
     fn middle(&self, lane: usize) -> f64 {
-        let within = if self.roomy() { self.lane * 0.64 } else { self.lane / 2.0 };
-        self.top + lane as f64 * self.lane + within
+        let (top, height) = (self.tops[lane], self.tops[lane + 1] - self.tops[lane]);
+        if self.roomy() && !self.shared(lane) { top + height * 0.64 } else { top + height / 2.0 }
+    }
+
+    /// How far from the middle a lane's arrows begin and end.
+    fn reach(&self, lane: usize) -> f64 {
+        if self.shared(lane) { (self.tops[lane + 1] - self.tops[lane]) / 2.0 - 2.0 } else { self.bar / 2.0 }
     }
 
     fn bottom(&self) -> f64 {
-        self.top + self.lanes.list.len() as f64 * self.lane
+        self.tops.last().copied().unwrap_or(self.top)
     }
 
     fn draw(&self) -> String {
@@ -114,7 +131,7 @@ impl<'a> Picture<'a> {
                 self.mark(&mut body, mark);
             }
             if self.roomy() {
-                self.mark_labels(&mut body);
+                self.words(&mut body);
             }
             body.push_str(&legend);
             height
@@ -177,13 +194,13 @@ impl<'a> Picture<'a> {
     fn axis(&self, out: &mut String) {
         let (top, bottom) = (self.top, self.bottom());
         for index in (0..self.lanes.list.len()).step_by(2) {
-            let y = top + index as f64 * self.lane;
+            let y = self.tops[index];
             put!(
                 out,
                 r#"<rect class="fl-stripe" x="1" y="{}" width="{}" height="{}"/>"#,
                 n(y),
                 n(f64::from(self.options.width.max(480)) - 2.0),
-                n(self.lane)
+                n(self.tops[index + 1] - y)
             );
         }
         for quiet in self.scale.breaks() {
@@ -203,7 +220,7 @@ impl<'a> Picture<'a> {
             }
             put!(
                 out,
-                r#"<text class="fl-soft fl-small" x="{}" y="{}" text-anchor="middle" font-style="italic">{}</text></g>"#,
+                r#"<text class="fl-soft fl-small" x="{}" y="{}" text-anchor="middle" font-style="italic">… {} …</text></g>"#,
                 n(middle),
                 n(top - 8.0),
                 words::escape(&words::time(quiet.duration))
@@ -277,15 +294,23 @@ impl<'a> Picture<'a> {
             words::escape(&self.lane_told(lane))
         );
         if lane.members.len() == 1 {
-            self.bar(out, index, &life::spans(self.family, lane.members[0]));
+            let spans = life::spans(self.family, lane.members[0]);
+            self.bar(out, index, &spans);
+            if self.roomy() {
+                self.stretch_words(out, index, &spans);
+            }
         } else {
-            let room = density::Room {
-                left: self.left,
-                right: self.right,
-                base: self.middle(index) + self.bar / 2.0,
-                height: if self.roomy() { self.bar * 1.8 } else { self.bar },
-            };
-            density::draw(out, self.family, &lane.members, &self.scale, &room, &self.id);
+            let (top, bottom) = (self.tops[index] + 12.0, self.tops[index + 1] - 3.0);
+            let room = density::Room { left: self.left, right: self.right, base: bottom, height: bottom - top };
+            let most = density::draw(out, self.family, &lane.members, &self.scale, &room, &self.id);
+            let y = self.middle(index) + 18.0;
+            put!(
+                out,
+                r#"<text class="fl-soft fl-small" x="{}" y="{}">{} at once</text>"#,
+                n(self.right + 10.0),
+                n(y),
+                words::grouped(most as usize)
+            );
         }
         out.push_str("</g>\n");
     }
@@ -368,14 +393,20 @@ impl<'a> Picture<'a> {
 
     fn arrow_path(&self, arrow: &Arrow) -> String {
         let down = if arrow.to > arrow.from { 1.0 } else { -1.0 };
-        let from = self.middle(arrow.from) + down * self.bar / 2.0;
-        let to = self.middle(arrow.to) - down * self.bar / 2.0;
+        let from = self.middle(arrow.from) + down * self.reach(arrow.from);
+        let to = self.middle(arrow.to) - down * self.reach(arrow.to);
         format!("M{} {}L{} {}", n(arrow.from_x), n(from), n(arrow.to_x), n(to))
     }
 
     fn mark(&self, out: &mut String, mark: &Mark) {
-        let (x, y) = (mark.x, self.middle(mark.lane));
-        let (r, half) = ((self.bar / 3.6).clamp(2.4, 4.0), self.bar / 2.0);
+        let many = if mark.count > 1 { 0.7 } else { 0.0 };
+        let (y, r) = match self.shared(mark.lane) {
+            true => (self.tops[mark.lane] + 7.0, 2.4),
+            false => (self.middle(mark.lane), (self.bar / 3.6).clamp(2.4, 3.8) + many),
+        };
+        // A stop and its signal fall together; the one stands beside the other.
+        let x = if mark.kind == Kind::Stop { mark.x + r + 4.0 } else { mark.x };
+        let half = self.bar / 2.0;
         let (class, shape) = match mark.kind {
             Kind::Stdout => (
                 "fl-out",
@@ -418,41 +449,49 @@ impl<'a> Picture<'a> {
         );
     }
 
-    /// What marks say, above their lanes, as far as there is room until the next one.
-    fn mark_labels(&self, out: &mut String) {
-        let mut marks: Vec<&Mark> = self.marks.marks.iter().filter(|mark| !mark.label.is_empty()).collect();
-        marks.sort_by(|a, b| (a.lane, a.x).partial_cmp(&(b.lane, b.x)).unwrap_or(std::cmp::Ordering::Equal));
-        let mut free = (usize::MAX, 0.0);
-        for (position, mark) in marks.iter().enumerate() {
-            if free.0 != mark.lane {
-                free = (mark.lane, self.left);
-            }
-            let x = (mark.x - 3.0).max(self.left);
-            let next = marks
-                .get(position + 1)
-                .filter(|next| next.lane == mark.lane)
-                .map_or(self.right + 4.0, |next| next.x - 8.0);
-            let many = if mark.count > 1 { format!(" ×{}", words::grouped(mark.count)) } else { String::new() };
-            let letters = ((next - x) / 6.6).floor().max(0.0) as usize;
-            if x < free.1 || letters < many.len() + 3 {
+    /// What marks say, and what long stretches are.
+    fn words(&self, out: &mut String) {
+        let lines = (0..self.lanes.list.len()).map(|lane| self.middle(lane) - self.bar / 2.0 - 4.5).collect();
+        labels::draw(
+            out,
+            &self.marks.marks,
+            &labels::Room { lanes: self.lanes, sides: (self.left, self.right), lines },
+        );
+        out.push('\n');
+    }
+
+    /// In a long wait what for, in a long zombie's time how long.
+    fn stretch_words(&self, out: &mut String, index: usize, spans: &[Span]) {
+        for span in spans {
+            let (label, class) = match span.state {
+                State::Blocked => (words::shown(span.on, 12), "fl-soft"),
+                State::Zombie => (format!("zombie {}", words::time(span.to - span.from)), "fl-tip-reap"),
+                _ => continue,
+            };
+            let (from, to) = (self.scale.x(span.from), self.scale.x(span.to));
+            let (width, middle) = (words::width(&label) as f64 * 5.6 + 8.0, (from + to) / 2.0);
+            if label.is_empty() || to - from < width + 12.0 {
                 continue;
             }
-            let label = words::cut(&mark.label, letters.min(30) - many.chars().count().min(letters.min(27))) + &many;
-            free.1 = x + words::width(&label) as f64 * 6.6 + 6.0;
-            let class = match mark.kind {
-                Kind::Stderr => "fl-bad",
-                Kind::Signal => "fl-tip-signal",
-                _ => "fl-text",
-            };
+            let y = self.middle(index);
+            if span.state == State::Zombie {
+                put!(
+                    out,
+                    r#"<rect class="fl-ground" x="{}" y="{}" width="{}" height="{}" rx="2"/>"#,
+                    n(middle - width / 2.0),
+                    n(y - self.bar / 2.0 + 3.0),
+                    n(width),
+                    n(self.bar - 6.0 + 1.0)
+                );
+            }
             put!(
                 out,
-                r#"<text class="{class} fl-mono fl-halo" x="{}" y="{}">{}</text>"#,
-                n(x),
-                n(self.middle(mark.lane) - self.bar / 2.0 - 5.0),
+                r#"<text class="{class} fl-tiny" x="{}" y="{}" text-anchor="middle">{}</text>"#,
+                n(middle),
+                n(y + 3.2),
                 words::escape(&label)
             );
         }
-        out.push('\n');
     }
 
     fn cell_end(&self, out: &mut String) {

@@ -29,7 +29,7 @@ pub fn draw(record: &Record, width: usize) -> String {
     put!(out, "{}\n\n", words::cut(&heading(record), width));
     bars(&mut out, &family, &lanes, width);
     for note in
-        lanes.note().into_iter().chain(record.gaps.iter().map(|gap| format!("Not seen: {}", words::shown(gap, 300))))
+        lanes.note().into_iter().chain(record.gaps.iter().map(|gap| format!("Note: {}", words::shown(gap, 300))))
     {
         for line in wrapped(&note, width) {
             put!(out, "{line}\n");

@@ -42,6 +42,18 @@ pub fn time_in(nanoseconds: Nanoseconds, step: Nanoseconds, largest: Nanoseconds
     format!("{:.decimals$} {name}", nanoseconds as f64 / unit as f64)
 }
 
+/// A point in time with so many digits that points near to each other can be told apart: `1.0003 s`.
+pub fn precise(nanoseconds: Nanoseconds) -> String {
+    let step = if nanoseconds >= 1_000_000_000 { 100_000 } else { 1_000 };
+    // To the nearest step, so that what is a hair below a second is a second.
+    let rounded = (nanoseconds + step / 2) / step * step;
+    let mut least = step;
+    while least < 1_000_000_000 && rounded.is_multiple_of(least * 10) {
+        least *= 10;
+    }
+    time_in(rounded, least, rounded)
+}
+
 /// A number of bytes.
 pub fn bytes(count: u64) -> String {
     match count {
