@@ -112,7 +112,8 @@ fn clone_sibling() -> io::Result<Fork> {
     // SAFETY: PR_GET_TID_ADDRESS writes one pointer-sized number, and where it is not known it
     // writes nothing.
     unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid_address) };
-    let mut flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // The copy is no part of what a tracer of this process is to see.
+    let mut flags = libc::CLONE_PARENT | libc::CLONE_UNTRACED | libc::SIGCHLD;
     if tid_address != 0 {
         flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
     }

@@ -27,3 +27,4 @@ pub mod procfs;
 pub mod role;
 pub mod signals;
 pub mod socket_pairs;
+pub mod trace;

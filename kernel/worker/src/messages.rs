@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use forklab_record::Event;
 use serde::{Deserialize, Serialize};
 
 /// Names one run of a cell, for the life of a kernel. Chosen by the server, never used twice.
@@ -100,6 +101,9 @@ pub enum ToSupervisor {
         checkpoint: bool,
         /// What the cell may use, over all its tasks.
         limits: Limits,
+        /// Whether to record what its processes do. Processes that are recorded cannot be traced by
+        /// others, such as `strace` and `gdb`; without it, nobody below is.
+        record: bool,
     },
     /// What the notebook may use, over all its cells. Comes before the first task.
     Limit {
@@ -161,6 +165,17 @@ pub enum FromSupervisor {
         outcome: Outcome,
         /// How many forks the system has refused in it because a limit of processes was reached.
         refused_forks: u64,
+    },
+    /// What processes that this cell has started have done. Comes now and then while they live, with
+    /// everything until a task's end before its `Ended`, and for as long as they are recorded: until a
+    /// task without recording begins.
+    Recorded {
+        /// The cell.
+        cell: CellId,
+        /// In the order of time; the times are those of the monotonic clock, in nanoseconds.
+        events: Vec<Event>,
+        /// What could not be seen, for the person.
+        gaps: Vec<String>,
     },
     /// A process is blocked in a read of the cell's terminal and there is nothing to read.
     /// Sent once for each read that blocks; the answer is `Input` or `EndOfInput`.

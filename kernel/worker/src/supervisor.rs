@@ -1,16 +1,18 @@
-//! The supervisor: one thread, one loop, owner of the worker, its checkpoint and everything below.
+//! The supervisor: one loop, owner of the worker, its checkpoint and everything below.
 //!
 //! Events come in by [`Supervisor::wait`], one at a time; each is handled to its end before the
 //! next. This file holds the state and the loop; `requests` what the server asks for, `life` the
 //! worker's birth, death and replacement, `interrupt` the end of a task before its time, `tree`
 //! killing and reaping, `input` who waits for the keyboard, `watch` the limits, `origins` whose a
-//! process is, `listing` what the person asks about processes. User code never runs here.
+//! process is, `listing` what the person asks about processes, `record` what processes do (its
+//! tracer is the one other thread). User code never runs here.
 
 mod input;
 mod interrupt;
 mod life;
 mod listing;
 mod origins;
+mod record;
 mod requests;
 mod tree;
 mod watch;
@@ -38,6 +40,7 @@ use interrupt::Interrupting;
 use life::{After, Checkpoint};
 use listing::Awaited;
 use origins::Origins;
+use record::Recorder;
 use watch::Watch;
 
 /// The name of the socket in the kernel's runtime directory.
@@ -149,6 +152,7 @@ struct Supervisor {
     keyboard: Keyboard,
     watch: Watch,
     origins: Origins,
+    recorder: Recorder,
     /// Processes have been asked to end, and have a moment for it.
     interrupting: Option<Interrupting>,
     awaited: Option<Awaited>,
@@ -172,6 +176,7 @@ struct Queued {
     task: Task,
     checkpoint: bool,
     limits: Limits,
+    record: bool,
     /// The worker was asked for a checkpoint for it.
     prepared: bool,
     descriptors: Vec<OwnedFd>,
@@ -184,6 +189,7 @@ enum Event {
     Knock,
     Worker,
     Screen,
+    Reaped,
     Clock,
 }
 
@@ -224,6 +230,7 @@ impl Supervisor {
             keyboard: Keyboard::new(),
             watch,
             origins: Origins::default(),
+            recorder: Recorder::new()?,
             interrupting: None,
             awaited: None,
         };
@@ -246,6 +253,7 @@ impl Supervisor {
                 Event::Knock => self.on_knock()?,
                 Event::Worker => self.on_worker()?,
                 Event::Screen => self.pty.discard_output()?,
+                Event::Reaped => self.recorder.on_reaped(),
                 Event::Clock => self.on_clock()?,
             }
             if let Some(status) = self.worker_ended {
@@ -257,8 +265,13 @@ impl Supervisor {
     /// Waits for the next event. The server comes first: an interrupt must not queue up behind
     /// what it is to end.
     fn wait(&mut self) -> io::Result<Event> {
-        let mut sources: Vec<BorrowedFd<'_>> =
-            vec![self.server.as_fd(), self.signals.as_fd(), self.listener.as_fd(), self.pty.screen()];
+        let mut sources: Vec<BorrowedFd<'_>> = vec![
+            self.server.as_fd(),
+            self.signals.as_fd(),
+            self.listener.as_fd(),
+            self.pty.screen(),
+            self.recorder.zombies(),
+        ];
         sources.extend(self.connection.as_ref().map(AsFd::as_fd));
         let patience = self.next_clock().map(|at| at.saturating_duration_since(Instant::now()));
         let ready = readable(&sources, patience)?;
@@ -267,6 +280,7 @@ impl Supervisor {
             Some(1) => Event::Signal,
             Some(2) => Event::Knock,
             Some(3) => Event::Screen,
+            Some(4) => Event::Reaped,
             Some(_) => Event::Worker,
             None => Event::Clock,
         })
@@ -281,7 +295,8 @@ impl Supervisor {
         let reap = self.more_to_reap.then(Instant::now);
         let interrupting = self.interrupting.as_ref().map(|interrupting| interrupting.next_look);
         let awaited = self.awaited.as_ref().map(|awaited| awaited.next_look);
-        let clocks = [deadline, self.keyboard.next_look(), self.watch.next_look(), reap, interrupting, awaited];
+        let [keyboard, watch] = [self.keyboard.next_look(), self.watch.next_look()];
+        let clocks = [deadline, keyboard, watch, reap, interrupting, awaited, self.recorder.next_look()];
         clocks.into_iter().flatten().min()
     }
 
@@ -302,6 +317,9 @@ impl Supervisor {
         if due(self.watch.next_look()) {
             self.look_at_limits()?;
         }
+        if due(self.recorder.next_look()) {
+            self.look_at_record()?;
+        }
         if due(self.keyboard.next_look()) {
             self.look_for_readers()?;
         }
@@ -318,6 +336,7 @@ impl Supervisor {
             leave |= signal == Signal::TERM && Pid::parent() != self.parent;
         }
         self.reap();
+        self.recorder.watch_zombies();
         Ok(leave)
     }
 
@@ -344,7 +363,8 @@ impl Supervisor {
     }
 
     /// A task is over.
-    fn tell_ended(&self, cell: CellId, outcome: Outcome) -> io::Result<()> {
+    fn tell_ended(&mut self, cell: CellId, outcome: Outcome) -> io::Result<()> {
+        self.tell_recorded()?;
         let refused_forks = self.watch.refused_in(cell);
         self.tell(&FromSupervisor::Ended { cell, outcome, refused_forks })
     }

@@ -15,15 +15,15 @@ use crate::orders::ToWorker;
 impl Supervisor {
     pub fn on_request(&mut self, request: Received<ToSupervisor>) -> io::Result<()> {
         match request.value {
-            ToSupervisor::Run { cell, task, checkpoint, limits } => {
+            ToSupervisor::Run { cell, task, checkpoint, limits, record } => {
                 // A new task must not be taken for what was interrupted.
                 self.end_interrupted()?;
                 if self.queued.is_some() || matches!(self.phase, Phase::Busy { .. }) {
                     let message = "another task is still running".to_owned();
                     return self.tell_ended(cell, Outcome::NotRun { message });
                 }
-                self.queued =
-                    Some(Queued { cell, task, checkpoint, limits, prepared: false, descriptors: request.descriptors });
+                let descriptors = request.descriptors;
+                self.queued = Some(Queued { cell, task, checkpoint, limits, record, prepared: false, descriptors });
                 self.run_queued()
             }
             ToSupervisor::Interrupt => self.interrupt(),
@@ -88,6 +88,7 @@ impl Supervisor {
         self.origins.begin(queued.cell, [output.as_fd(), errors.as_fd()]);
         let before = before.iter().map(|p| p.identity).collect();
         self.phase = Phase::Busy { cell: queued.cell, checkpoint: queued.checkpoint, before };
+        self.begin_record(queued.cell, queued.record);
         let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];
         let files = queued.limits.files;
         let run = ToWorker::Run { task: queued.task, checkpoint: queued.checkpoint, files };

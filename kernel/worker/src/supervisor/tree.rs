@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use forklab_sys::events::readable;
-use forklab_sys::process::{Pid, Signal, kill, kill_group, reap_any};
+use forklab_sys::process::{Pid, Signal, kill, kill_group};
 use forklab_sys::procfs::{Identity, Stat, children, descendants, stat};
 
 use super::Supervisor;
@@ -77,7 +77,7 @@ impl Supervisor {
     pub fn reap(&mut self) {
         self.more_to_reap = false;
         for _ in 0..REAPED_AT_ONCE {
-            let Ok(Some((pid, status))) = reap_any() else { return };
+            let Ok(Some((pid, status))) = self.recorder.reap() else { return };
             self.retired.retain(|retired| *retired != pid);
             if pid == self.worker {
                 self.worker_ended = Some(status);

@@ -1,6 +1,6 @@
 //! A far side to talk to, as the server does, and the outside facts about it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use forklab_record::Event;
 use forklab_sys::capture::{self, Capture, Piece};
 use forklab_sys::channel::Channel;
 use forklab_sys::events::readable;
@@ -31,6 +32,9 @@ pub struct FarSide {
     pub limiting: Option<String>,
     /// The folders of its control group.
     pub groups: Vec<PathBuf>,
+    /// Whether tasks are recorded; `FORKLAB_TEST_RECORD` in the environment has all of them be.
+    pub record: bool,
+    recorded: HashMap<CellId, (Vec<Event>, Vec<String>)>,
 }
 
 /// Who keeps limits of processes and memory.
@@ -149,7 +153,9 @@ impl FarSide {
             .spawn()
             .expect("the supervisor starts");
         let channel = Some(Channel::new(ours));
-        FarSide { channel, supervisor, directory, mark, cells: 0, limiting: None, groups: Vec::new() }
+        let record = std::env::var_os("FORKLAB_TEST_RECORD").is_some();
+        let (limiting, groups, recorded) = (None, Vec::new(), HashMap::new());
+        FarSide { channel, supervisor, directory, mark, cells: 0, limiting, groups, record, recorded }
     }
 
     /// The supervisor's pid.
@@ -192,13 +198,40 @@ impl FarSide {
                 (self.limiting, self.groups) = (Some(how), groups);
                 continue;
             }
+            // Beside everything else; whoever wants it asks for it by `record_of`.
+            if let FromSupervisor::Recorded { cell, events, gaps } = message {
+                let known = self.recorded.entry(cell).or_default();
+                known.0.extend(events);
+                known.1.extend(gaps);
+                continue;
+            }
             return message;
         }
     }
 
+    /// Whether nothing is said, records left out.
     pub fn says_nothing_for(&mut self, patience: Duration) -> bool {
-        let channel = self.channel.as_ref().expect("an open channel");
-        !readable(&[channel.as_fd()], Some(patience)).expect("poll")[0]
+        let deadline = Instant::now() + patience;
+        loop {
+            let channel = self.channel.as_ref().expect("an open channel");
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !readable(&[channel.as_fd()], Some(left)).expect("poll")[0] {
+                return true;
+            }
+            match channel.receive().expect("a message").expect("a supervisor that lives").value {
+                FromSupervisor::Recorded { cell, events, gaps } => {
+                    let known = self.recorded.entry(cell).or_default();
+                    known.0.extend(events);
+                    known.1.extend(gaps);
+                }
+                _ => return false,
+            }
+        }
+    }
+
+    /// What was recorded of a cell until now: events and gaps.
+    pub fn record_of(&self, cell: CellId) -> (Vec<Event>, Vec<String>) {
+        self.recorded.get(&cell).cloned().unwrap_or_default()
     }
 
     /// Waits for a new worker's pid.
@@ -235,7 +268,10 @@ impl FarSide {
         let ((stdout, out), (stderr, err)) = (Stream::open(), Stream::open());
         let channel = self.channel.as_ref().expect("an open channel");
         channel
-            .send_with(&ToSupervisor::Run { cell: id, task, checkpoint, limits }, &[out.as_fd(), err.as_fd()])
+            .send_with(
+                &ToSupervisor::Run { cell: id, task, checkpoint, limits, record: self.record },
+                &[out.as_fd(), err.as_fd()],
+            )
             .expect("a supervisor that listens");
         Cell { id, stdout, stderr }
     }
@@ -399,8 +435,8 @@ pub fn alive(pid: i32) -> bool {
 /// The call of a victim in C.
 pub fn task(function: &str) -> Task {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    let library =
-        LIBRARY.get_or_init(|| compile("c", &["cells", "bombs"], "cc", &["-shared", "-fPIC", "-O1", "-pthread"]));
+    let library = LIBRARY
+        .get_or_init(|| compile("c", &["cells", "bombs", "records"], "cc", &["-shared", "-fPIC", "-O1", "-pthread"]));
     Task::Call { library: library.clone(), function: function.to_owned() }
 }
 

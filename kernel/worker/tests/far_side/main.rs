@@ -5,6 +5,7 @@ mod harness;
 mod interrupts;
 mod limits;
 mod processes;
+mod records;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

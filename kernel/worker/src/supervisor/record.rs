@@ -1,0 +1,256 @@
+//! The record of a cell's processes: the loop's side of it. `tracer` is the thread that follows the
+//! processes, `log` what is known and written down.
+//!
+//! What it changes for those who are followed: nobody else can trace them (`strace`, `gdb`), programs
+//! with set-user-ID bits run without that, and calls that fail with EINTR after a stop (epoll_wait(2),
+//! see signal(7)) may do so for an ignored signal. A task without recording has none of it.
+//!
+//! The worker stays followed between two tasks; its checkpoint never is (CLONE_UNTRACED), so a woken
+//! one is followed from its next task on. Once there is a tracer, it reaps the supervisor's children,
+//! and the loop hears of it by SIGCHLD. In between, a moment long, a pid that the loop takes for its
+//! child's is free; before another gets it, the machine must have used up all others.
+
+mod log;
+mod tracer;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use forklab_sys::process::{ExitStatus, Pid, reap_any};
+use forklab_sys::procfs::{ended, stat};
+use forklab_sys::trace::{self, Zombies};
+
+use super::{Phase, Supervisor};
+use crate::messages::{CellId, FromSupervisor};
+use log::State;
+use tracer::{Letter, Order, lock};
+
+/// Between two looks while a task runs.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Between two looks when no task runs but processes of earlier ones do.
+const PACE_AFTERWARDS: Duration = Duration::from_millis(50);
+
+/// A look that took a time is followed by a pause of this many times that.
+const COST: u32 = 20;
+
+/// The tracer's answers come at once.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// So many zombies are waited for; of more, we look.
+const MOST_WAITED_FOR: usize = 64;
+
+/// So many looks in a row must find a stopped process awake: it is not quite asleep when it was just
+/// let go.
+const LOOKS_AWAKE: u32 = 2;
+
+/// The next that is heard of a parent that waits comes this soon after its child's end, on a busy machine too.
+const LATELY: Duration = Duration::from_millis(20);
+
+/// Events in one message.
+const BATCH: usize = 2000;
+
+/// Records what processes do.
+#[derive(Debug)]
+pub struct Recorder {
+    state: Arc<Mutex<State>>,
+    tracer: Option<(Sender<Letter>, Pid)>,
+    zombies: Zombies,
+    next_look: Option<Instant>,
+}
+
+impl Recorder {
+    pub fn new() -> io::Result<Recorder> {
+        Ok(Recorder { state: Arc::default(), tracer: None, zombies: Zombies::none()?, next_look: None })
+    }
+
+    pub fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// Readable when a zombie was reaped.
+    pub fn zombies(&self) -> BorrowedFd<'_> {
+        self.zombies.as_fd()
+    }
+
+    /// One of the supervisor's children that has ended and is reaped.
+    ///
+    /// # Errors
+    /// Those of [`reap_any`].
+    pub fn reap(&self) -> io::Result<Option<(Pid, ExitStatus)>> {
+        if self.tracer.is_some() { Ok(lock(&self.state).reaped_here.pop()) } else { reap_any() }
+    }
+
+    /// A task begins; its processes are recorded, or nobody is.
+    fn begin(&mut self, worker: Pid, cell: CellId, record: bool) {
+        if !record {
+            self.let_go(worker);
+            return;
+        }
+        let followed = {
+            let mut state = lock(&self.state);
+            state.begin(worker, cell);
+            state.threads.contains_key(&worker)
+        };
+        if !followed && let Err(error) = self.ask(Order::Attach(worker)) {
+            let mut state = lock(&self.state);
+            state.gap_in(cell, format!("the system does not let us follow the cell's processes: {error}"));
+            state.processes.remove(&worker);
+        }
+        self.next_look = Some(Instant::now() + PACE);
+    }
+
+    fn let_go(&mut self, worker: Pid) {
+        let nobody = lock(&self.state).threads.is_empty();
+        if !nobody {
+            // One that does not let go in time is one that hangs in a system call.
+            let _ = self.ask(Order::LetGo(worker));
+        }
+    }
+
+    /// Has the tracer do something, and waits until it has.
+    fn ask(&mut self, order: Order) -> io::Result<()> {
+        let (letters, tracer) = self.tracer()?;
+        let (answer, answered) = channel();
+        letters.send((order, answer)).map_err(|_| io::Error::other("the thread that follows them has ended"))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // The tracer reads its letters and then waits for its tracees. A ring between the two is
+            // not heard, so there are several.
+            trace::ring(tracer);
+            if let Ok(done) = answered.recv_timeout(Duration::from_millis(1)) {
+                return done;
+            }
+            if Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
+    /// The tracer, which starts with the first task that is recorded.
+    fn tracer(&mut self) -> io::Result<(&Sender<Letter>, Pid)> {
+        if self.tracer.is_none() {
+            trace::prepare()?;
+            let (letters, read) = channel();
+            let (say, said) = channel();
+            let state = Arc::clone(&self.state);
+            std::thread::Builder::new().name("recorder".to_owned()).spawn(move || {
+                // Who asks waits.
+                let _ = say.send(trace::become_tracer());
+                tracer::run(&state, &read);
+            })?;
+            let pid = said.recv().map_err(io::Error::other)?;
+            self.tracer = Some((letters, pid));
+        }
+        let (letters, pid) = self.tracer.as_ref().expect("it was just started");
+        Ok((letters, *pid))
+    }
+
+    /// Zombies whose parents do not reap them at once: waits for it.
+    pub fn watch_zombies(&mut self) {
+        let mut state = lock(&self.state);
+        if state.zombies.iter().filter(|zombie| zombie.lasting).count() <= self.zombies.count() {
+            return;
+        }
+        let lasting: Vec<Pid> = state.zombies.iter().filter(|zombie| zombie.lasting).map(|zombie| zombie.pid).collect();
+        for pid in lasting {
+            if self.zombies.count() >= MOST_WAITED_FOR || self.zombies.waits_for(pid) {
+                continue;
+            }
+            if self.zombies.add(pid).is_err() && !trace::exists(pid) {
+                state.reaped_by_parent(pid);
+            }
+        }
+    }
+
+    /// Zombies of which we wanted to hear were reaped.
+    pub fn on_reaped(&mut self) {
+        while let Some(pid) = self.zombies.reaped() {
+            lock(&self.state).reaped_by_parent(pid);
+        }
+    }
+
+    /// Those who are stopped and not traced: which go on, which have ended. Returns who is to be
+    /// followed again.
+    fn look_at_parked(&mut self) -> Vec<Pid> {
+        let mut state = lock(&self.state);
+        let mut awake = Vec::new();
+        let mut gone = Vec::new();
+        for (pid, parked) in &mut state.parked {
+            match stat(*pid).filter(|stat| stat.identity == parked.identity) {
+                Some(stat) if stat.zombie => gone.push((*pid, ended(*pid))),
+                Some(stat) if stat.state == 'T' => parked.awake = 0,
+                Some(_) => {
+                    parked.awake += 1;
+                    if parked.awake >= LOOKS_AWAKE {
+                        awake.push(*pid);
+                    }
+                }
+                None => gone.push((*pid, None)),
+            }
+        }
+        for (pid, status) in gone {
+            match status {
+                Some(status) => state.ended(pid, status),
+                None => state.lost(pid),
+            }
+        }
+        awake
+    }
+
+    fn take(&mut self, lately: Duration) -> Vec<(CellId, Vec<forklab_record::Event>, Vec<String>)> {
+        self.on_reaped();
+        let mut state = lock(&self.state);
+        state.sweep_late(lately);
+        let taken = state.take();
+        drop(state);
+        self.watch_zombies();
+        taken
+    }
+}
+
+impl Supervisor {
+    pub fn begin_record(&mut self, cell: CellId, record: bool) {
+        self.recorder.begin(self.worker, cell, record);
+    }
+
+    /// A look at what does not tell by itself, and news for the server.
+    pub fn look_at_record(&mut self) -> io::Result<()> {
+        let began = Instant::now();
+        for pid in self.recorder.look_at_parked() {
+            // One that cannot be followed again is gone, or somebody else's tracee; the next look tells.
+            let _ = self.recorder.ask(Order::Attach(pid));
+        }
+        self.send_record(LATELY)?;
+        let busy = matches!(self.phase, Phase::Busy { .. });
+        let state = lock(&self.recorder.state);
+        let wanted = if busy { !state.is_empty() } else { state.has_company() };
+        drop(state);
+        let pace = if busy { PACE } else { PACE_AFTERWARDS };
+        self.recorder.next_look = wanted.then(|| Instant::now() + pace.max(began.elapsed() * COST));
+        Ok(())
+    }
+
+    /// Tells the server all that was recorded and was not told yet.
+    pub fn tell_recorded(&mut self) -> io::Result<()> {
+        self.send_record(Duration::ZERO)
+    }
+
+    fn send_record(&mut self, lately: Duration) -> io::Result<()> {
+        for (cell, events, mut gaps) in self.recorder.take(lately) {
+            let mut batches = events.chunks(BATCH);
+            loop {
+                let events = batches.next().unwrap_or_default().to_vec();
+                let last = batches.len() == 0;
+                self.tell(&FromSupervisor::Recorded { cell, events, gaps: std::mem::take(&mut gaps) })?;
+                if last {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,368 @@
+//! What is known of the recorded processes, and the events that are made of it. No system calls but
+//! looks into `/proc`; both of the supervisor's threads come here, one at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use forklab_record::{Event, Status, What};
+use forklab_sys::process::{ExitStatus, Pid, Signal};
+use forklab_sys::procfs::{Identity, children, command_line, handles, stat};
+use forklab_sys::trace::{Origin, Received, exists, now};
+
+use crate::messages::CellId;
+
+/// So many events of one cell are recorded.
+const MOST_EVENTS: usize = 10_000;
+
+/// So many processes are followed at once. A fork bomb has better to do than to wait for us.
+const MOST_PROCESSES: usize = 250;
+
+/// So many cells' counts are remembered.
+const CELLS: usize = 50;
+
+/// For so long it is believed that a process handles SIGCHLD, or does not: asking costs more than the
+/// signal itself.
+const BELIEVED: Duration = Duration::from_millis(1);
+
+/// A process that is followed.
+#[derive(Debug)]
+pub struct Process {
+    pub cell: CellId,
+    pub parent: Pid,
+    /// A signal has stopped it.
+    stopped: bool,
+    /// Whether it handled SIGCHLD when somebody looked.
+    hears_of_children: Option<(Instant, bool)>,
+}
+
+/// One that has ended and was not reaped when somebody looked last.
+#[derive(Debug, Clone, Copy)]
+pub struct Zombie {
+    pub pid: Pid,
+    pub parent: Pid,
+    cell: CellId,
+    /// When it ended, as events tell it.
+    since: u64,
+    /// It was still there at a moment at which a parent that waits would have reaped it.
+    pub lasting: bool,
+}
+
+/// A process that is stopped, and not traced so that everybody sees it stopped and not traced.
+#[derive(Debug)]
+pub struct Parked {
+    pub identity: Identity,
+    /// How many looks in a row have not found it stopped.
+    pub awake: u32,
+}
+
+/// One cell's record, as far as it was not handed out.
+#[derive(Debug, Default)]
+pub struct Log {
+    pub events: Vec<Event>,
+    pub gaps: Vec<String>,
+    /// How many events there were, those that were handed out included.
+    count: usize,
+    /// Gaps that were said already.
+    said: Vec<String>,
+}
+
+/// All that is known.
+#[derive(Debug, Default)]
+pub struct State {
+    /// The threads that are traced, and whose they are.
+    pub threads: HashMap<Pid, Pid>,
+    pub processes: HashMap<Pid, Process>,
+    pub parked: HashMap<Pid, Parked>,
+    pub zombies: Vec<Zombie>,
+    /// The supervisor's own children that its tracer has reaped.
+    pub reaped_here: Vec<(Pid, ExitStatus)>,
+    logs: BTreeMap<CellId, Log>,
+}
+
+impl State {
+    /// Whether there is nothing to write down, now or later.
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty() && self.zombies.is_empty() && self.logs.values().all(Log::is_empty)
+    }
+
+    /// Whether anybody but the worker may do something.
+    pub fn has_company(&self) -> bool {
+        self.processes.len() > 1 || !self.zombies.is_empty() || self.logs.values().any(|log| !log.is_empty())
+    }
+
+    /// Whether a cell's record is full: its processes are let go.
+    pub fn is_full(&self, process: Pid) -> bool {
+        let log = self.processes.get(&process).and_then(|process| self.logs.get(&process.cell));
+        log.is_some_and(|log| log.count >= MOST_EVENTS)
+    }
+
+    /// A task of this cell's begins in the worker.
+    pub fn begin(&mut self, worker: Pid, cell: CellId) {
+        let parent = Pid::this();
+        let known = self.processes.entry(worker).or_insert(Process::new(cell, parent));
+        known.cell = cell;
+        self.logs.entry(cell).or_default();
+        while self.logs.len() > CELLS {
+            self.logs.pop_first();
+        }
+    }
+
+    /// What was written down since the last time, by cell.
+    pub fn take(&mut self) -> Vec<(CellId, Vec<Event>, Vec<String>)> {
+        let news = self.logs.iter_mut().filter(|(_, log)| !log.is_empty());
+        news.map(|(cell, log)| (*cell, std::mem::take(&mut log.events), std::mem::take(&mut log.gaps))).collect()
+    }
+
+    fn note(&mut self, cell: CellId, pid: Pid, what: What) {
+        let Some(log) = self.logs.get_mut(&cell) else { return };
+        log.count += 1;
+        if log.count <= MOST_EVENTS {
+            log.events.push(Event { at: now(), pid: pid.as_raw(), what });
+        }
+        if log.count == MOST_EVENTS {
+            log.say(format!("more than {MOST_EVENTS} events; what came after them is not recorded"));
+        }
+    }
+
+    /// Something of a process's could not be seen.
+    pub fn gap(&mut self, process: Pid, what: String) {
+        if let Some(cell) = self.processes.get(&process).map(|process| process.cell) {
+            self.gap_in(cell, what);
+        }
+    }
+
+    pub fn gap_in(&mut self, cell: CellId, what: String) {
+        if let Some(log) = self.logs.get_mut(&cell) {
+            log.say(what);
+        }
+    }
+
+    fn note_of(&mut self, process: Pid, what: What) {
+        if let Some(cell) = self.processes.get(&process).map(|process| process.cell) {
+            self.note(cell, process, what);
+        }
+    }
+
+    /// A process is there that this one has forked.
+    pub fn forked(&mut self, parent: Pid, child: Pid) {
+        let Some(cell) = self.processes.get(&parent).map(|process| process.cell) else { return };
+        if self.threads.contains_key(&child) {
+            return;
+        }
+        // A pid that is used again: whoever had it has been reaped.
+        while let Some(index) = self.zombies.iter().position(|zombie| zombie.pid == child) {
+            let zombie = self.zombies.swap_remove(index);
+            self.reaped(zombie, zombie.parent);
+        }
+        self.note(cell, parent, What::Forked(child.as_raw()));
+        self.threads.insert(child, child);
+        self.processes.insert(child, Process::new(cell, parent));
+        if self.processes.len() > MOST_PROCESSES
+            && let Some(log) = self.logs.get_mut(&cell)
+        {
+            log.count = log.count.max(MOST_EVENTS + 1);
+            log.say(format!("more than {MOST_PROCESSES} processes at once; what came after them is not recorded"));
+        }
+    }
+
+    pub fn execed(&mut self, process: Pid, former: Pid) {
+        if former != process {
+            self.threads.remove(&former);
+        }
+        self.threads.insert(process, process);
+        let program = command_line(process).unwrap_or_default();
+        self.note_of(process, What::Execed(program));
+    }
+
+    /// A process has ended, and whoever is to reap it can.
+    pub fn ended(&mut self, pid: Pid, status: ExitStatus) {
+        self.threads.remove(&pid);
+        self.parked.remove(&pid);
+        let Some(process) = self.processes.remove(&pid) else { return };
+        let killed = matches!(status, ExitStatus::Signaled { signal: Signal::KILL, .. });
+        self.note(process.cell, pid, What::Ended(status_of(status)));
+        if killed {
+            self.gap_in(process.cell, "who sends a SIGKILL is not seen".to_owned());
+        }
+        self.zombies.push(Zombie { pid, parent: process.parent, cell: process.cell, since: now(), lasting: false });
+        self.orphaned_by(pid);
+    }
+
+    /// Its children have other parents now: the system has seen to it before anybody heard of its end.
+    fn orphaned_by(&mut self, parent: Pid) {
+        let living = self.processes.iter().filter(|(_, child)| child.parent == parent).map(|(pid, _)| *pid);
+        let dead = self.zombies.iter().filter(|child| child.parent == parent).map(|child| child.pid);
+        for child in living.chain(dead).collect::<Vec<Pid>>() {
+            // One that is gone was reaped: the next sweep finds that.
+            let Some(adopter) = stat(child).and_then(|stat| stat.parent).filter(|now| *now != parent) else { continue };
+            let mut cell = None;
+            if let Some(process) = self.processes.get_mut(&child) {
+                process.parent = adopter;
+                cell = Some(process.cell);
+            }
+            for zombie in self.zombies.iter_mut().filter(|zombie| zombie.pid == child) {
+                zombie.parent = adopter;
+                cell = Some(zombie.cell);
+            }
+            if let Some(cell) = cell {
+                self.note(cell, child, What::Adopted(adopter.as_raw()));
+            }
+        }
+    }
+
+    fn reaped(&mut self, zombie: Zombie, by: Pid) {
+        self.note(zombie.cell, by, What::Reaped(zombie.pid.as_raw()));
+    }
+
+    /// This thread group, the supervisor's, has reaped a child of its own.
+    pub fn reaped_by_us(&mut self, pid: Pid, status: ExitStatus) {
+        self.ended(pid, status);
+        if let Some(index) = self.zombies.iter().position(|zombie| zombie.pid == pid) {
+            let zombie = self.zombies.swap_remove(index);
+            self.reaped(zombie, Pid::this());
+        }
+    }
+
+    /// This zombie was reaped by its parent.
+    pub fn reaped_by_parent(&mut self, pid: Pid) {
+        if let Some(index) = self.zombies.iter().position(|zombie| zombie.pid == pid) {
+            let zombie = self.zombies.swap_remove(index);
+            self.reaped(zombie, zombie.parent);
+        }
+    }
+
+    /// Looks which zombies are gone, now that something has happened to this process: the new ones, and
+    /// its own children. Returns whether some have been found to last.
+    pub fn sweep(&mut self, process: Option<Pid>) -> bool {
+        let looked_at = self.zombies.iter().filter(|zombie| !zombie.lasting || Some(zombie.parent) == process);
+        let mut found = false;
+        for pid in looked_at.map(|zombie| zombie.pid).collect::<Vec<Pid>>() {
+            if !exists(pid) {
+                self.reaped_by_parent(pid);
+            } else if let Some(zombie) = self.zombies.iter_mut().find(|zombie| zombie.pid == pid) {
+                found |= !std::mem::replace(&mut zombie.lasting, true);
+            }
+        }
+        found
+    }
+
+    /// Looks which zombies are gone, at a moment at which nothing has happened; those left out that
+    /// have ended so lately that something will.
+    pub fn sweep_late(&mut self, lately: Duration) {
+        let before = now().saturating_sub(lately.as_nanos() as u64);
+        let gone = |zombie: &&Zombie| zombie.since <= before && !exists(zombie.pid);
+        for zombie in self.zombies.iter().filter(gone).copied().collect::<Vec<Zombie>>() {
+            self.gap_in(zombie.cell, "when a zombie was reaped is known to some milliseconds only".to_owned());
+            self.reaped_by_parent(zombie.pid);
+        }
+    }
+
+    /// A signal is about to be delivered.
+    pub fn signalled(&mut self, process: Pid, received: Received) {
+        let signal = received.signal.as_raw();
+        let from = match received.origin {
+            Origin::Process(from) => from,
+            Origin::System => None,
+            Origin::ChildEnded(child, _) | Origin::ChildStopped(child) | Origin::ChildContinued(child) => {
+                if !self.hears_of_children(process) {
+                    return;
+                }
+                Some(child)
+            }
+        };
+        if let (Origin::Process(_), Some(from)) = (received.origin, from) {
+            self.note_of(from, What::SignalSent { signal, to: process.as_raw() });
+        }
+        self.note_of(process, What::SignalReceived { signal, from: from.map(Pid::as_raw) });
+    }
+
+    /// Whether SIGCHLD is more to this process than what every parent gets and nobody notices.
+    fn hears_of_children(&mut self, pid: Pid) -> bool {
+        let Some(process) = self.processes.get_mut(&pid) else { return false };
+        match process.hears_of_children {
+            Some((at, hears)) if at.elapsed() < BELIEVED => hears,
+            _ => {
+                let hears = handles(pid, Signal::CHLD);
+                process.hears_of_children = Some((Instant::now(), hears));
+                hears
+            }
+        }
+    }
+
+    /// A thread takes part in its process's stop, and is let go, stopped, so that `ps` and the parent
+    /// see what they would see without us.
+    pub fn stopped(&mut self, thread: Pid, process: Pid, signal: Signal) {
+        self.threads.remove(&thread);
+        let Some(known) = self.processes.get_mut(&process) else { return };
+        let cell = known.cell;
+        if !std::mem::replace(&mut known.stopped, true) {
+            self.note(cell, process, What::Stopped(signal.as_raw()));
+        }
+        if let Some(stat) = stat(process) {
+            self.parked.insert(process, Parked { identity: stat.identity, awake: 0 });
+        }
+    }
+
+    /// A stopped process goes on.
+    pub fn continued(&mut self, process: Pid) {
+        self.parked.remove(&process);
+        let Some(known) = self.processes.get_mut(&process) else { return };
+        if std::mem::replace(&mut known.stopped, false) {
+            self.note_of(process, What::Continued);
+        }
+        // What it has forked before it was traced again.
+        for child in children(process) {
+            if !self.processes.contains_key(&child) && !self.zombies.iter().any(|zombie| zombie.pid == child) {
+                self.gap(process, format!("what process {process} did within the first moments after it went on"));
+            }
+        }
+    }
+
+    /// A process that was stopped and not traced has ended, and nobody can say how.
+    pub fn lost(&mut self, process: Pid) {
+        self.parked.remove(&process);
+        self.gap(process, format!("how process {process}, which was stopped, has ended"));
+        self.processes.remove(&process);
+    }
+
+    /// Nobody is followed any more.
+    pub fn forget_all(&mut self) {
+        self.threads.clear();
+        self.parked.clear();
+        self.processes.clear();
+    }
+
+    /// A process is not followed any more.
+    pub fn forget(&mut self, thread: Pid) {
+        let Some(process) = self.threads.remove(&thread) else { return };
+        if !self.threads.values().any(|other| *other == process) {
+            self.processes.remove(&process);
+        }
+    }
+}
+
+impl Process {
+    fn new(cell: CellId, parent: Pid) -> Process {
+        Process { cell, parent, stopped: false, hears_of_children: None }
+    }
+}
+
+impl Log {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.gaps.is_empty()
+    }
+
+    fn say(&mut self, gap: String) {
+        if !self.said.contains(&gap) {
+            self.said.push(gap.clone());
+            self.gaps.push(gap);
+        }
+    }
+}
+
+fn status_of(status: ExitStatus) -> Status {
+    match status {
+        ExitStatus::Exited(code) => Status::Exited(code),
+        ExitStatus::Signaled { signal, .. } => Status::Killed(signal.as_raw()),
+    }
+}

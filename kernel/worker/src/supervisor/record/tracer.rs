@@ -1,0 +1,285 @@
+//! The thread that follows the processes: it waits for their stops, writes down what has happened and
+//! lets them go on. It reaps the supervisor's children, too, see [`trace::next`], and tells the loop. It is a thread of its own because a process waits for it at each fork: the loop's
+//! looks at hundreds of processes would be the length of that wait.
+//!
+//! - A new process's first stop may come before its parent's word that it has forked: it waits for that
+//!   word (`early`). A parent that is killed before it says it never will: when nothing else is to be
+//!   heard, `/proc` tells who the parent is.
+//! - A new process may be killed before that word, too: its end is kept (`stillborn`) until it comes.
+//! - A stopped process is let go, see [`State::stopped`]. Its parent's SIGCHLD tells when it goes on, or
+//!   a look of the loop's does.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use forklab_sys::process::{ExitStatus, Pid, Signal};
+use forklab_sys::procfs::{is_thread_of, process_of, stat, threads};
+use forklab_sys::trace::{self, Origin, Received, Seen};
+
+use super::log::State;
+
+/// So many ends are kept for parents that have not spoken yet.
+const MOST_STILLBORN: usize = 100;
+
+/// Between two looks whether there are children, when there were none.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What the loop asks the tracer for.
+#[derive(Debug, Clone, Copy)]
+pub enum Order {
+    /// Follow this process, and what it forks.
+    Attach(Pid),
+    /// Follow nobody. Answered when this one is followed no more.
+    LetGo(Pid),
+}
+
+/// An order, and where its answer goes.
+pub type Letter = (Order, Sender<io::Result<()>>);
+
+/// Nobody leaves the state half changed; where one has panicked, the record is what suffers.
+pub fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread's life.
+pub fn run(state: &Mutex<State>, letters: &Receiver<Letter>) {
+    let mut tracer = Tracer { state, early: Vec::new(), stillborn: HashMap::new(), leaving: None, letting_go: false };
+    loop {
+        while let Ok(letter) = letters.try_recv() {
+            tracer.obey(letter);
+        }
+        match trace::next(tracer.early.is_empty()) {
+            Ok(Some((thread, seen))) => tracer.on_seen(thread, seen),
+            Ok(None) => tracer.place_early(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // No child and no tracee: the worker is being replaced, or everything ends.
+            Err(_) => {
+                tracer.nobody_left();
+                match letters.recv_timeout(PAUSE) {
+                    Ok(letter) => tracer.obey(letter),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        }
+    }
+}
+
+struct Tracer<'a> {
+    state: &'a Mutex<State>,
+    early: Vec<Pid>,
+    stillborn: HashMap<Pid, ExitStatus>,
+    /// Who is waited for until it is followed no more, and who wants to know.
+    leaving: Option<(Pid, Sender<io::Result<()>>)>,
+    letting_go: bool,
+}
+
+impl Tracer<'_> {
+    fn obey(&mut self, (order, answer): Letter) {
+        match order {
+            Order::Attach(process) => {
+                self.letting_go = false;
+                let mut state = lock(self.state);
+                let attached = attach(&mut state, process);
+                state.continued(process);
+                // Nobody waits any more: then nobody wants to know.
+                let _ = answer.send(attached);
+            }
+            Order::LetGo(process) => {
+                self.letting_go = true;
+                let followed: Vec<Pid> = lock(self.state).threads.keys().copied().collect();
+                for thread in followed {
+                    // One that is gone needs none.
+                    let _ = trace::interrupt(thread);
+                }
+                self.leaving = Some((process, answer));
+                self.answer_if_left();
+            }
+        }
+    }
+
+    fn answer_if_left(&mut self) {
+        let left = |process: Pid| !lock(self.state).threads.values().any(|of| *of == process);
+        if self.leaving.as_ref().is_some_and(|(process, _)| left(*process))
+            && let Some((_, answer)) = self.leaving.take()
+        {
+            // As above.
+            let _ = answer.send(Ok(()));
+        }
+    }
+
+    fn nobody_left(&mut self) {
+        self.early.clear();
+        self.stillborn.clear();
+        let mut state = lock(self.state);
+        state.threads.clear();
+        if self.letting_go {
+            state.forget_all();
+        }
+        drop(state);
+        self.answer_if_left();
+    }
+
+    fn on_seen(&mut self, thread: Pid, seen: Seen) {
+        let mut state = lock(self.state);
+        // Before the news: a parent that was waiting has reaped by now, and this is the next that is
+        // heard of it.
+        let process = state.threads.get(&thread).copied();
+        if state.sweep(process) {
+            trace::alert();
+        }
+        match (seen, process) {
+            (Seen::Ended(status), Some(process)) if process == thread => on_end(&mut state, process, status),
+            (Seen::Ended(_), Some(_)) => drop(state.threads.remove(&thread)),
+            // One that is stopped is known, and not traced.
+            (Seen::Ended(status), None) if state.processes.contains_key(&thread) => on_end(&mut state, thread, status),
+            // A child of ours that nobody follows.
+            (Seen::Ended(status), None) if !trace::exists(thread) => {
+                self.early.retain(|early| *early != thread);
+                state.reaped_here.push((thread, status));
+                trace::alert();
+            }
+            (Seen::Ended(status), None) => {
+                self.early.retain(|early| *early != thread);
+                if self.stillborn.len() < MOST_STILLBORN {
+                    self.stillborn.insert(thread, status);
+                }
+            }
+            (Seen::Execed(former), process) => {
+                let process = process.unwrap_or(thread);
+                state.execed(process, former);
+                self.resume(&mut state, thread, None);
+            }
+            (Seen::Forked(child), Some(process)) => {
+                self.born(&mut state, process, child, false);
+                self.resume(&mut state, thread, None);
+            }
+            (Seen::Cloned(child), Some(process)) => {
+                let is_thread = is_thread_of(process, child);
+                self.born(&mut state, process, child, is_thread);
+                self.resume(&mut state, thread, None);
+            }
+            (Seen::Signal(received), process) => {
+                if let Some(process) = process {
+                    on_signal(&mut state, process, received);
+                }
+                self.resume(&mut state, thread, Some(received.signal));
+            }
+            (Seen::Stopped(signal), Some(process)) => {
+                // One that was killed is heard of again.
+                let _ = trace::detach(thread, None);
+                state.stopped(thread, process, signal);
+            }
+            (Seen::Paused | Seen::Stopped(_), None) if !self.letting_go => self.early.push(thread),
+            (Seen::Paused | Seen::Stopped(_) | Seen::Other | Seen::Forked(_) | Seen::Cloned(_), _) => {
+                self.resume(&mut state, thread, None);
+            }
+        }
+        drop(state);
+        self.answer_if_left();
+    }
+
+    /// A tracee has a new child or thread.
+    fn born(&mut self, state: &mut State, process: Pid, child: Pid, is_thread: bool) {
+        if is_thread {
+            state.threads.insert(child, process);
+        } else {
+            state.forked(process, child);
+        }
+        if let Some(status) = self.stillborn.remove(&child) {
+            if is_thread {
+                state.threads.remove(&child);
+            } else {
+                on_end(state, child, status);
+            }
+        }
+        if let Some(index) = self.early.iter().position(|early| *early == child) {
+            self.early.swap_remove(index);
+            self.resume(state, child, None);
+        }
+    }
+
+    /// Those whose parents have not spoken, and nothing else is to be heard.
+    fn place_early(&mut self) {
+        let mut state = lock(self.state);
+        for thread in std::mem::take(&mut self.early) {
+            match (process_of(thread), stat(thread).and_then(|stat| stat.parent)) {
+                (Some(process), _) if process != thread => drop(state.threads.insert(thread, process)),
+                (_, Some(parent)) => state.forked(parent, thread),
+                _ => {}
+            }
+            self.resume(&mut state, thread, None);
+        }
+    }
+
+    /// Lets a tracee go on; for good, where it is not to be followed any more.
+    fn resume(&self, state: &mut State, thread: Pid, signal: Option<Signal>) {
+        let process = state.threads.get(&thread).copied();
+        let unwanted = self.letting_go || process.is_none_or(|process| state.is_full(process));
+        // One that was killed meanwhile cannot go on, and its end is heard of next.
+        if unwanted {
+            let _ = trace::detach(thread, signal);
+            state.forget(thread);
+        } else {
+            let _ = trace::go_on(thread, signal);
+        }
+    }
+}
+
+/// A process has ended, and the system has told its parent so when it told us.
+fn on_end(state: &mut State, process: Pid, status: ExitStatus) {
+    let ours = state.processes.get(&process).is_some_and(|known| known.parent == Pid::this());
+    // An orphan that nobody has seen become one is ours as well.
+    if ours || !trace::exists(process) && stat(process).is_none() && orphan(state, process) {
+        state.reaped_by_us(process, status);
+        state.reaped_here.push((process, status));
+        trace::alert();
+    } else {
+        state.ended(process, status);
+    }
+}
+
+/// Whether the parent of a process is gone.
+fn orphan(state: &State, process: Pid) -> bool {
+    state.processes.get(&process).is_none_or(|known| !trace::exists(known.parent))
+}
+
+fn on_signal(state: &mut State, process: Pid, received: Received) {
+    state.signalled(process, received);
+    match received.origin {
+        Origin::ChildContinued(child) if state.parked.contains_key(&child) => {
+            // Where it is gone already, the next look finds that.
+            let _ = attach(state, child);
+            state.continued(child);
+        }
+        Origin::ChildEnded(child, status) if state.parked.contains_key(&child) => state.ended(child, status),
+        _ => {}
+    }
+}
+
+/// Follows every thread of a process. New ones come while we look, and are followed already where the
+/// thread that makes them is.
+fn attach(state: &mut State, process: Pid) -> io::Result<()> {
+    loop {
+        let mut new = false;
+        for thread in threads(process) {
+            if state.threads.contains_key(&thread) {
+                continue;
+            }
+            match trace::seize(thread) {
+                Ok(()) => {
+                    state.threads.insert(thread, process);
+                    new = true;
+                }
+                Err(error) if thread == process => return Err(error),
+                Err(_) => {}
+            }
+        }
+        if !new {
+            return Ok(());
+        }
+    }
+}
