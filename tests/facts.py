@@ -92,3 +92,14 @@ def memory(pid: int) -> dict:
         if word in ("Private_Clean", "Private_Dirty"):
             found["private"] += int(rest.split()[0]) * 1024
     return found
+
+
+def forget_peak(pid: int):
+    """Lets the peak of a process's memory begin anew: proc_pid_clear_refs(5)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak(pid: int) -> int:
+    """Bytes that a process has had resident at most."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

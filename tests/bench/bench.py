@@ -160,6 +160,21 @@ class Bench:
                     print(f"  {subject.kind.name}: {size} bytes of {lessons.OUTPUT_BYTES} came", file=sys.stderr)
                 self.note(name, subject.kind.name, (run.ended - float(begun.group(1))) * 1e3, "ms", busy)
 
+    def responsive(self):
+        """While eight processes write 48 MB: what another question waits, and what the kernel's first process holds."""
+        cell = lessons.output_by_eight(48)
+        for subject, busy in self.each(self.arguments.repeats):
+            name = subject.kind.name
+            if name == "evcxr":
+                # Half a minute for each; and its control channel is its own affair.
+                continue
+            server = subject.manager.provisioner.process.pid
+            facts.forget_peak(server)
+            before = facts.peak(server)
+            times = subject.probed(self.code(subject.kind, cell))
+            self.note("the slowest kernel_info while eight write 48 MB", name, max(times) * 1e3, "ms", busy)
+            self.note("by how much the server's memory grows then", name, (facts.peak(server) - before) / 1e6, "MB", 0)
+
     def fork(self):
         floor = os.environ.get("FORKLAB_BENCH_FLOOR")
         for _ in range(self.arguments.repeats):
@@ -281,7 +296,7 @@ class Bench:
                 subject.end()
 
     MEASURES = {
-        "starts": starts, "cells": cells, "process": own_time, "completion": completion, "output": output, "fork": fork,
+        "starts": starts, "cells": cells, "process": own_time, "completion": completion, "output": output, "responsive": responsive, "fork": fork,
         "compiler": compiler, "growth": growth, "memory": memory, "checkpoint": checkpoint, "state": state,
     }
 

@@ -6,8 +6,8 @@
 #
 #   --prefix DIR    the kernel that is installed below DIR, instead of the present tree's
 #   --kernels A,B   of forklab, forklab-cold, evcxr, ipykernel; ratios are of the first to the others
-#   --only NAME...  of starts, cells, process, completion, output, fork, compiler, growth, memory,
-#                   checkpoint, state
+#   --only NAME...  of starts, cells, process, completion, output, responsive, fork, compiler, growth,
+#                   memory, checkpoint, state
 #   --repeats N     how often each thing is measured (5)
 #   --beside N      how many kernels stand beside each other for their memory (5)
 #   --patience S    how long to wait before a sample while others use the machine (0)

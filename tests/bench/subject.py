@@ -134,6 +134,40 @@ class Subject:
                 break
         return Run(ended - begun, ended, reply["content"]["status"], "".join(out), size, said)
 
+    def probed(self, code: str, pause: float = 0.02) -> list:
+        """Runs a cell, and asks for kernel_info on the control channel all the while: seconds of each answer."""
+        client, times, asked, idle = self.client, [], None, False
+        poller = zmq.Poller()
+        for channel in (client.iopub_channel, client.shell_channel, client.control_channel):
+            poller.register(channel.socket, zmq.POLLIN)
+        message_id, reply, next_question = client.execute(code, allow_stdin=False), None, 0.0
+        deadline = time.monotonic() + LIMIT
+        while not (idle and reply and asked is None):
+            now = time.monotonic()
+            if now > deadline:
+                raise Failed(f"{self.kind.name} does not end a cell that writes")
+            if asked is None and not idle and now >= next_question:
+                message = client.session.msg("kernel_info_request", {})
+                client.control_channel.send(message)
+                asked = (message["msg_id"], time.monotonic())
+            ready = dict(poller.poll(10))
+            if client.control_channel.socket in ready:
+                answer = client.control_channel.get_msg(timeout=0)
+                if asked and answer["parent_header"].get("msg_id") == asked[0]:
+                    times.append(time.monotonic() - asked[1])
+                    asked, next_question = None, time.monotonic() + pause
+            if client.shell_channel.socket in ready:
+                message = client.shell_channel.get_msg(timeout=0)
+                if message["parent_header"].get("msg_id") == message_id:
+                    reply = message["content"]
+            if client.iopub_channel.socket in ready:
+                message = client.iopub_channel.get_msg(timeout=0)
+                mine = message["parent_header"].get("msg_id") == message_id
+                idle |= mine and message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
+        if reply["status"] != "ok":
+            raise Failed(f"{self.kind.name}: {reply}")
+        return times
+
     def good(self, code: str) -> Run:
         """A cell that must end well."""
         run = self.run(code)
