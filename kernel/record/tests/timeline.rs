@@ -183,6 +183,13 @@ fn equal_siblings_share_a_lane_and_it_is_said() {
     // C2 ended otherwise.
     assert_eq!(roles, ["P", "C1…C100 (99)", "C2"]);
     assert!(drawn.contains("99 processes share 1 lane"));
+    let record = invented::hundred();
+    let there = |at: u64| {
+        let lives = record.processes.iter().filter(|process| process.role != "P" && process.role != "C2");
+        lives.filter(|process| process.forked <= at && at < process.reaped.expect("reaped").0).count()
+    };
+    let most = record.processes.iter().map(|process| there(process.forked)).max().expect("somebody");
+    assert!(drawn.contains(&format!(">at most {most}<")), "{most}");
     // Below the bound everybody has their own.
     let forty = svg(&invented::forty());
     assert_eq!(lanes(&Document::parse(&forty).expect("XML")).len(), 41);

@@ -4,6 +4,7 @@ use super::family::Family;
 use super::life::{self, State};
 use super::scale::Scale;
 use super::svg::{n, put};
+use crate::Nanoseconds;
 use std::fmt::Write;
 
 /// Columns of this width are counted.
@@ -21,21 +22,31 @@ pub struct Room {
     pub height: f64,
 }
 
-/// Draws the members' lives: the living below, the zombies above them. Gives how many there were at most.
+/// Draws the members' lives: the living below, the zombies above them. Gives how many there were
+/// at most at one moment.
 pub fn draw(out: &mut String, family: &Family, members: &[usize], scale: &Scale, room: &Room, id: &str) -> i64 {
     let columns = ((room.right - room.left) / COLUMN).ceil() as usize + 1;
     let (mut living, mut zombies) = (vec![0i64; columns + 1], vec![0i64; columns + 1]);
+    let mut turns: Vec<(Nanoseconds, i64)> = Vec::new();
     for member in members {
         let spans = life::spans(family, *member);
+        let column = |at| (((scale.x(at) - room.left) / COLUMN).max(0.0) as usize).min(columns - 1);
+        let dead = spans.iter().find(|span| span.state == State::Zombie);
         let alive = spans.iter().filter(|span| span.state != State::Zombie);
-        let ends = alive.clone().map(|span| span.from).min().zip(alive.map(|span| span.to).max());
-        let dead = spans.iter().find(|span| span.state == State::Zombie).map(|span| (span.from, span.to));
-        for (counts, life) in [(&mut living, ends), (&mut zombies, dead)] {
-            let Some((from, to)) = life else { continue };
-            let column = |at| (((scale.x(at) - room.left) / COLUMN).max(0.0) as usize).min(columns - 1);
-            counts[column(from)] += 1;
-            counts[column(to) + 1] -= 1;
+        let Some((from, to)) = alive.clone().map(|span| span.from).min().zip(alive.map(|span| span.to).max()) else {
+            continue;
+        };
+        // Nobody is in a column twice: it belongs to the life that ends in it, however short it was.
+        let died = column(to).max(column(from) + 1);
+        living[column(from)] += 1;
+        living[died] -= 1;
+        if let Some(reaped) = dead.map(|span| column(span.to)).filter(|reaped| *reaped > died) {
+            zombies[died] += 1;
+            zombies[reaped] -= 1;
         }
+        let gone = dead.map_or(to, |span| span.to);
+        // Who goes makes room for who comes at the same moment.
+        turns.extend([(from, 1), (gone, -1)]);
     }
     let (living, zombies) = (summed(&living), summed(&zombies));
     let most = living.iter().zip(&zombies).map(|(a, b)| a + b).max().unwrap_or(0).max(1);
@@ -48,7 +59,12 @@ pub fn draw(out: &mut String, family: &Family, members: &[usize], scale: &Scale,
     if !dead.is_empty() {
         put!(out, r#"<path class="fl-zombie" style="stroke-width:.5" fill="url(#{id}-z)" d="{dead}"/>"#);
     }
-    most
+    turns.sort_unstable();
+    let counts = turns.iter().scan(0, |count, (_, change)| {
+        *count += change;
+        Some(*count)
+    });
+    counts.max().unwrap_or(0)
 }
 
 fn summed(changes: &[i64]) -> Vec<i64> {

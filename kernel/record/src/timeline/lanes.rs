@@ -84,7 +84,7 @@ impl Lanes {
         }
         let lanes = words::count(shared.len(), "lane", "lanes");
         Some(format!(
-            "{} share {lanes}, whose height is how many of them there were.",
+            "{} share {lanes}, whose height is how many of them there were at a time.",
             words::count(together, "process", "processes")
         ))
     }

@@ -306,7 +306,7 @@ impl<'a> Picture<'a> {
             let y = self.middle(index) + 18.0;
             put!(
                 out,
-                r#"<text class="fl-soft fl-small" x="{}" y="{}">{} at once</text>"#,
+                r#"<text class="fl-soft fl-small" x="{}" y="{}">at most {}</text>"#,
                 n(self.right + 10.0),
                 n(y),
                 words::grouped(most as usize)
