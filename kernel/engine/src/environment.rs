@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use forklab_sys::alone::set_variable;
 use forklab_sys::process::Pid;
 
+use crate::record::LIBRARY_VARIABLE;
+use crate::tools;
+
 /// Set for cargo's children: the binary is called in rustc's place.
 pub const WRAPPER_VARIABLE: &str = "FORKLAB_RUSTC_WRAPPER";
 
@@ -73,15 +76,17 @@ impl Places {
     }
 }
 
-/// Sets the environment of an engine that builds in `places`.
+/// Sets the environment of an engine that builds in `places` and has the library's sources in `library`.
 ///
 /// # Errors
 /// `ResourceBusy` when there is more than one thread, or those of finding the own executable.
-pub fn set(places: &Places) -> io::Result<()> {
+pub fn set(places: &Places, library: Option<&Path>) -> io::Result<()> {
     for name in UNWANTED {
         set_variable(name, None)?;
     }
     let binary = executable()?;
+    set_variable(LIBRARY_VARIABLE, library.map(Path::as_os_str))?;
+    set_variable("PATH", Some(&tools::prepare(&places.build)?))?;
     set_variable("EVCXR_TMPDIR", Some(places.build.as_os_str()))?;
     set_variable("EVCXR_CONFIG_DIR", Some(places.configuration().as_os_str()))?;
     set_variable("RUSTC_WORKSPACE_WRAPPER", Some(binary.as_os_str()))?;

@@ -90,7 +90,7 @@ impl Engine {
         let panicked =
             |payload: Box<dyn Any + Send>| format!("evcxr cannot start: {}", panic_message(payload.as_ref()));
         let prepared = start::fill(&places, data.as_ref()).map_err(unable)?;
-        environment::set(&places).and_then(|()| environment::silence_stdout()).map_err(unable)?;
+        environment::set(&places, data.as_ref().map(|data| data.library.as_path())).and_then(|()| environment::silence_stdout()).map_err(unable)?;
         let noise = Noise::capture().map_err(unable)?;
         // Without dependencies `Cargo.toml` stays as it is, and so does what rust-analyzer has read.
         let hidden =
@@ -201,6 +201,8 @@ impl Engine {
             None => self.evaluate_with_evcxr(channel, id, &cell)?,
         };
         if matches!(verdict, Verdict::Committed { .. }) {
+            // Lines that are in several cells are taken for the newest one's; one of the same text is enough.
+            self.cells.retain(|one| one.code != cell.code);
             self.cells.push(cell);
             self.lacks_standby = true;
         }

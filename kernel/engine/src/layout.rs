@@ -22,6 +22,7 @@ const ERROR_LINES: usize = 10;
 const ERROR_WRITTEN: usize = 4;
 const STORE: &str = "evcxr_variable_store.put_variable::<";
 const SHOWN: &str = ").evcxr_display();";
+const CATCH: &str = "match std::panic::catch_unwind(";
 
 /// Where the parts are. Lines count from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,11 @@ pub(crate) struct Call {
     pub error_written: Option<usize>,
     /// The line in which the panic is reported, and whether it is that of a `match`.
     pub panicked: Option<(usize, bool)>,
+    /// The first line around the body that catches panics, if any does and there is a store.
+    pub around: Option<usize>,
+    /// The lines that put the variables of this cell into the store, where they can be told from
+    /// those that put back what was there.
+    pub new_variables: Range<usize>,
     /// How the last expression is shown, if it is: the lines before and after it.
     pub shown: Option<(usize, usize, Shown)>,
 }
@@ -110,7 +116,12 @@ fn run(source: &Source<'_>, function: usize) -> Option<Layout> {
     let body = start..end.max(start);
     let shown = shown(source, &body);
     let error_written = error.map(|error| error.start + ERROR_WRITTEN);
-    Some(Layout { items, body, call: Some(Call { attribute, name, runtime, error_written, panicked, shown }) })
+    let caught = panicked.is_some_and(|(_, is_match)| is_match);
+    let around = (attribute..body.start).rev().find(|line| caught && lines[*line] == CATCH);
+    let stores = lines[body.end..].iter().take_while(|line| line.starts_with(STORE)).count();
+    let new_variables = body.end..body.end + if around.is_some() { stores } else { 0 };
+    let call = Call { attribute, name, runtime, error_written, panicked, around, new_variables, shown };
+    Some(Layout { items, body, call: Some(call) })
 }
 
 /// evcxr's conversion of errors, if it stands right before `end`.
@@ -138,7 +149,7 @@ fn body_start(lines: &[&str], mut at: usize) -> usize {
         "if !vars_ok {return evcxr_variable_store;}}",
     ];
     const AROUND: &[&str] = &[
-        "match std::panic::catch_unwind(",
+        CATCH,
         "  std::panic::AssertUnwindSafe(||{",
         "if std::panic::catch_unwind(||{",
         "let _ = (|| -> std::result::Result<(), EvcxrUserCodeError> {",

@@ -1,9 +1,11 @@
 //! The engine: evcxr and rust-analyzer behind a small interface, in a process of their own.
 //!
 //! A cell goes through these files in this order: `host` takes the request and gives it to evcxr;
-//! evcxr has cargo compile what it generated, and cargo calls `wrapper`, which lets `rewrite` put
-//! calls of the worker's table in place of evcxr's markers and `origins` say which line came from
-//! which cell; `runner` passes evcxr's wish to run the result on to the server; `render` draws what
+//! evcxr has cargo compile what it generated, which is `cargo` here (`tools` sees to that): it gives
+//! what is known (`answers`), what has been compiled before (`cache`), or has rustc compile it as the
+//! real cargo would (`record`, by `wrapper`), after `rewrite` has put calls of the worker's table in place
+//! of evcxr's markers and `superseded` has made first and second run one; `origins` says which line
+//! came from which cell; `runner` passes evcxr's wish to run the result on to the server; `render` draws what
 //! the compiler had against it. `standby` is what makes the engine replaceable, `template` what makes
 //! its start quick.
 //!
@@ -14,16 +16,23 @@ pub mod messages;
 pub mod host;
 pub mod runner;
 pub mod template;
+pub mod tools;
 pub mod wrapper;
 
+mod answers;
+mod cache;
+mod cargo;
 mod diagnosis;
 mod environment;
 mod layout;
 mod noise;
 mod origins;
+mod record;
 mod render;
 mod rewrite;
+mod rustc;
 mod source;
+mod superseded;
 mod standby;
 mod start;
 

@@ -8,7 +8,9 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +89,17 @@ impl Origins {
             }
         }
         Origins { runs }
+    }
+
+    /// Writes the runs to a file, as the worker reads them: for each `line, count, execution, cell_line,
+    /// column_offset` as 32 bits, in this machine's order of bytes.
+    ///
+    /// # Errors
+    /// Those of writing a file.
+    pub fn write(&self, file: &Path) -> io::Result<()> {
+        let numbers = |run: &Run| [run.line, run.count, run.execution as usize, run.cell_line, run.column_offset];
+        let bytes = self.runs.iter().flat_map(numbers).flat_map(|number| (number as u32).to_ne_bytes());
+        std::fs::write(file, bytes.collect::<Vec<u8>>())
     }
 
     /// Where a place in the generated source came from.

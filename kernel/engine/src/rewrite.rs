@@ -5,30 +5,60 @@
 //! The table's layout is that of `forklab_worker::host`, as text, in `generated.rs.txt`.
 
 use crate::layout::{Call, Layout, Shown};
-use crate::origins::{Origins, Run};
 use crate::source::Source;
-use crate::wrapper::CELLS;
+use crate::superseded;
 
 /// The code that every cell gets.
 const GENERATED: &str = include_str!("generated.rs.txt");
 /// The name of its module and of the cell's function, which no cell should have.
 const MODULE: &str = "forklab_generated";
 const BODY: &str = "forklab_generated_body";
+/// The function that the worker calls. It has no number, unlike evcxr's: the same cell compiles to the
+/// same object each time.
+pub(crate) const ENTRY: &str = "forklab_cell";
+
+/// What is to be compiled in place of evcxr's source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rewritten {
+    /// The text. Its lines have evcxr's numbers.
+    pub text: String,
+    /// The text without what does not matter: two sources with the same key mean the same, given that
+    /// nothing uses the superseded variables from outside.
+    pub key: String,
+    /// The variables that are taken out of the store only to be replaced.
+    pub superseded: Vec<String>,
+    /// The line, counted from 1, where they are taken out.
+    pub taken_at: usize,
+}
 
 /// The source to compile in place of this one. `None` when it is not code that is to be run, or when
 /// its brackets do not match: rustc's errors are then to be about evcxr's text.
-pub(crate) fn rewrite(source: &Source<'_>, origins: &Origins) -> Option<String> {
-    let call = Layout::of(source)?.call?;
+///
+/// `supersede`: a variable that the cell seems to define without looking at an older one of that name
+/// is taken out of the store whether it is there or not, and whatever its type. So the cell's first
+/// run and its second are one program. Whether the cell looks at it is for the compiler to say: the
+/// line [`Rewritten::taken_at`] has it warn of each of these variables that it is not used.
+pub(crate) fn rewrite(source: &Source<'_>, supersede: bool) -> Option<Rewritten> {
+    let Layout { body, call, .. } = Layout::of(source)?;
+    let call = call?;
     let mut lines: Vec<String> = source.lines.iter().map(|line| (*line).to_owned()).collect();
+    let superseded = if supersede { superseded::among(source, body, &call) } else { Vec::new() };
+    superseded::take_out(&mut lines, &call, &superseded);
     rename(&mut lines, &call);
     replace_panic(&mut lines, &call);
     replace_error(&mut lines, &call);
     replace_lost_variable(&mut lines, &call);
     replace_display(&mut lines, &call);
-    let mut text = lines.join("\n");
-    text.push('\n');
-    text.push_str(&appended(&call.name, origins));
-    Some(text)
+    // Where variables are taken out is a blank line in one source and no line in another.
+    let head = call.attribute..call.around.unwrap_or(call.attribute);
+    let matters = |(at, line): &(usize, &String)| !(head.contains(at) && line.is_empty());
+    let mut key: String = lines.iter().enumerate().filter(matters).flat_map(|(_, line)| [line, "\n"]).collect();
+    let mut text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+    for whole in [&mut text, &mut key] {
+        whole.push_str(&appended());
+    }
+    let taken_at = call.around.map_or(0, |line| line + 1);
+    Some(Rewritten { text, key, superseded, taken_at })
 }
 
 /// The function that the worker calls is ours and calls evcxr's.
@@ -105,29 +135,13 @@ fn replace_display(lines: &mut [String], call: &Call) {
 }
 
 /// What comes after evcxr's last line: the worker's entry, its symbols, and the code that they use.
-///
-/// The two `include_bytes` make cargo's fingerprint depend on what evcxr wrote and on the cells, and
-/// not only on the file that this text goes into.
-fn appended(name: &str, origins: &Origins) -> String {
-    let runs: Vec<[usize; 5]> = origins.runs.iter().map(numbers).collect();
-    let flat: Vec<String> = runs.iter().flatten().map(usize::to_string).collect();
+fn appended() -> String {
     format!(
         "#[allow(warnings, clippy::all)] mod {MODULE} {{\n\
-         const _: &[u8] = include_bytes!(\"lib.rs\");\n\
-         const _: &[u8] = include_bytes!(\"{CELLS}\");\n\
-         #[unsafe(no_mangle)] pub static FORKLAB_ORIGINS: [u32; {}] = [{}];\n\
-         #[unsafe(no_mangle)] pub static FORKLAB_ORIGINS_LEN: usize = {};\n\
-         #[unsafe(no_mangle)] pub extern \"C\" fn {name}(store: *mut ::core::ffi::c_void) -> *mut ::core::ffi::c_void {{\n\
+         #[unsafe(no_mangle)] pub extern \"C\" fn {ENTRY}(store: *mut ::core::ffi::c_void) -> *mut ::core::ffi::c_void {{\n\
          let cell = enter(); let store = crate::{BODY}(store.cast()); leave(cell); store.cast() }}\n\
          {GENERATED}}}\n",
-        flat.len(),
-        flat.join(", "),
-        runs.len(),
     )
-}
-
-fn numbers(run: &Run) -> [usize; 5] {
-    [run.line, run.count, run.execution as usize, run.cell_line, run.column_offset]
 }
 
 #[cfg(test)]
@@ -149,6 +163,8 @@ mod tests {
 pub const VARIABLE_CHANGED_TYPE: &str = "EVCXR_VARIABLE_CHANGED_TYPE:";
             eprintln!("The type of the variable {name} was redefined, so was lost.",);
             println!("{VARIABLE_CHANGED_TYPE}{name}");
+    pub fn merge(&mut self, mut other: VariableStore) {
+    }
 }
 "#;
     const HEAD: &str = r#"#[unsafe(no_mangle)]
@@ -188,7 +204,7 @@ evcxr_variable_store
     /// The rewritten lines of `text` that are not as they were, without what is appended.
     fn changed(text: &str) -> Vec<(String, String)> {
         let source = Source::read(text);
-        let new = rewrite(&source, &Origins { runs: Vec::new() }).expect("it is code to run");
+        let new = rewrite(&source, false).expect("it is code to run").text;
         let pairs = source.lines.iter().zip(new.lines());
         pairs.filter(|(old, new)| *old != new).map(|(old, new)| (old.trim().to_owned(), new.to_owned())).collect()
     }
@@ -277,17 +293,49 @@ evcxr_variable_store
                 full("", "")
             ),
         ] {
-            assert_eq!(rewrite(&Source::read(&text), &Origins { runs: Vec::new() }), None);
+            assert_eq!(rewrite(&Source::read(&text), true), None);
         }
     }
 
     #[test]
-    fn the_entry_and_the_origins_come_after_the_last_line() {
+    fn the_entry_comes_after_the_last_line_and_has_no_number() {
         let text = full("", "");
-        let run = Run { line: 4, count: 2, execution: 3, cell_line: 1, column_offset: 5 };
-        let new = rewrite(&Source::read(&text), &Origins { runs: vec![run] }).expect("it is code to run");
-        let appended = new.lines().skip(text.lines().count()).collect::<Vec<_>>().join("\n");
-        assert!(appended.contains("FORKLAB_ORIGINS: [u32; 5] = [4, 2, 3, 1, 5];"));
-        assert!(appended.contains("pub extern \"C\" fn run_user_code_7(store"));
+        let new = rewrite(&Source::read(&text), false).expect("it is code to run");
+        let appended = new.text.lines().skip(text.lines().count()).collect::<Vec<_>>().join("\n");
+        assert!(appended.contains("pub extern \"C\" fn forklab_cell(store"));
+        let later = rewrite(&Source::read(&text.replace("user_code_7", "user_code_8")), false);
+        assert_eq!(later, Some(new));
+    }
+
+    /// The head of a cell that is run for the second time: `y` is in the store.
+    const SECOND: &str = "vars_ok &= evcxr_variable_store.check_variable::<u8>(stringify!(y));\nif !vars_ok";
+
+    fn second(text: &str) -> String {
+        let take = "let x = evcxr_variable_store.take_variable::<u8>(stringify!(x));\n";
+        let takes = format!("let mut y = evcxr_variable_store.take_variable::<u8>(stringify!(y));\n{take}");
+        text.replace("if !vars_ok", SECOND).replace(take, &takes)
+    }
+
+    #[test]
+    fn a_cells_first_and_second_run_are_one_program() {
+        let text = full("", "let y = f();\ny.g();\n");
+        let first = rewrite(&Source::read(&text), true).expect("it is code to run");
+        let again = rewrite(&Source::read(&second(&text)), true).expect("it is code to run");
+        assert!(first.key == again.key, "{}\n{}", first.key, again.key);
+        assert_eq!(first.superseded, ["y"]);
+        let line = again.text.lines().nth(again.taken_at - 1).unwrap_or_default();
+        assert!(line.contains("#[warn(unused_variables)] let y = ") && line.ends_with("catch_unwind("), "{line}");
+        assert!(again.text.contains("take_variable::<u8>(stringify!(x))"), "x is not replaced");
+        assert_eq!(again.text.lines().count(), second(&text).lines().count() + appended().lines().count());
+    }
+
+    #[test]
+    fn a_variable_that_may_be_looked_at_is_not_superseded() {
+        for body in ["let y = y + 1;\n", "f(y); let y = 1;\n", "let z = |a| a + y; let y = z(1);\n", "g!(y); let y = 2;\n"] {
+            let text = full("", body);
+            let first = rewrite(&Source::read(&text), true).expect("it is code to run");
+            let again = rewrite(&Source::read(&second(&text)), true).expect("it is code to run");
+            assert!(first.superseded.is_empty() && first.key != again.key, "{body}");
+        }
     }
 }

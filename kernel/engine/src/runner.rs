@@ -32,6 +32,7 @@ use forklab_sys::ready::wait_readable;
 use nix::fcntl::OFlag;
 
 use crate::messages::{FromRunner, ToRunner};
+use crate::rewrite::ENTRY;
 
 /// The environment variable with the number of the channel's descriptor.
 pub(crate) const CHANNEL_VARIABLE: &str = "FORKLAB_RUNNER_CHANNEL";
@@ -139,8 +140,7 @@ impl Runner {
             say(COMPLETE.as_bytes())?;
             return Ok(true);
         }
-        let library = self.take(Path::new(library))?;
-        let function = function.to_owned();
+        let (library, function) = self.take(Path::new(library), function)?;
         self.channel.send(&FromRunner::Run { library, function, epoch: self.epoch.current })?;
         match self.receive()? {
             Some(ToRunner::Ran { panicked, failed, lost_variables }) => {
@@ -164,16 +164,21 @@ impl Runner {
         Ok(true)
     }
 
-    /// Gives a library a name that no library has had before.
+    /// Gives a library a name that no library has had before, and what says whose lines it is made of
+    /// the same name; that is there when the function is ours.
     ///
     /// A standby counts on from where it was made and so uses names anew, and the dynamic linker
     /// takes a library that it knows by name for the old one.
-    fn take(&mut self, library: &Path) -> io::Result<PathBuf> {
+    fn take(&mut self, library: &Path, function: &str) -> io::Result<(PathBuf, String)> {
         self.runs += 1;
         let name = format!("libcell_{}_{}.so", std::process::id(), self.runs);
         let taken = library.with_file_name(name);
         std::fs::rename(library, &taken)?;
-        Ok(taken)
+        match std::fs::rename(library.with_file_name("libctx.origins"), taken.with_extension("origins")) {
+            Ok(()) => Ok((taken, ENTRY.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((taken, function.to_owned())),
+            Err(error) => Err(error),
+        }
     }
 
     fn reset(&mut self) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! fooled by brackets in strings, characters and comments.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// A text and what its brackets say.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(crate) struct Source<'a> {
 impl<'a> Source<'a> {
     /// Reads a text.
     pub fn read(text: &'a str) -> Source<'a> {
-        let mut lexer = Lexer { text, at: 0, open: Vec::new(), pairs: Vec::new(), balanced: true, plain: Vec::new() };
+        let mut lexer = Lexer::new(text);
         lexer.run();
         let starts: Vec<usize> = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(at, _)| at + 1))
@@ -41,6 +42,18 @@ impl<'a> Source<'a> {
     }
 }
 
+/// A text with blanks in the place of everything in literals and comments but line ends.
+pub(crate) fn without_literals(text: &str) -> String {
+    let mut lexer = Lexer::new(text);
+    lexer.run();
+    let mut bytes = text.as_bytes().to_vec();
+    for range in lexer.literals {
+        bytes[range].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+    }
+    // Only whole characters were replaced.
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 struct Lexer<'a> {
     text: &'a str,
     at: usize,
@@ -49,9 +62,16 @@ struct Lexer<'a> {
     balanced: bool,
     /// Line starts outside literals and comments, and the depth there.
     plain: Vec<(usize, usize)>,
+    /// The bytes of literals and comments.
+    literals: Vec<Range<usize>>,
 }
 
 impl Lexer<'_> {
+    fn new(text: &str) -> Lexer<'_> {
+        let (open, pairs, plain, literals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Lexer { text, at: 0, open, pairs, balanced: true, plain, literals }
+    }
+
     fn run(&mut self) {
         while let Some(c) = self.peek() {
             let start = self.at;
@@ -66,6 +86,12 @@ impl Lexer<'_> {
                 ')' | ']' | '}' => self.close(c, start),
                 c if c == '_' || c.is_alphabetic() => self.word(start),
                 _ => {}
+            }
+            // A raw string's prefix is blanked with it, and so is nothing but a literal.
+            let is_comment = c == '/' && self.at > start + 1;
+            let is_raw = c.is_alphabetic() && self.text[..self.at].ends_with(['"', '#']);
+            if is_comment || is_raw || (matches!(c, '"' | '\'') && self.at > start + 1) {
+                self.literals.push(start..self.at);
             }
         }
     }
@@ -174,6 +200,15 @@ mod tests {
         assert!(source.balanced);
         assert_eq!(source.depth, [Some(0), Some(1), None, Some(1), Some(1), Some(1), Some(0)]);
         assert_eq!(source.opening[&(5, 0)], (0, 7));
+    }
+
+    #[test]
+    fn without_literals_code_is_left() {
+        let text = "a?; \"b? \\\" \"; c::<'d>('e', r#\"f?\"#, \"é\") // g?\n/* h?\n */ i / j";
+        let left = "a?;          ; c::<'d>(   ,        ,    )      \n      \n    i / j";
+        let found = without_literals(text);
+        assert_eq!(found.split_whitespace().collect::<Vec<_>>(), left.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(found.len(), text.len());
     }
 
     #[test]

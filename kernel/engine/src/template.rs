@@ -52,7 +52,7 @@ fn build(library: &Path, template: &Path) -> Result<(), String> {
     // No template lies there, so what the engine needs is compiled and not copied.
     let data = Data { library: library.to_owned(), template: template.join("no template") };
     fs::create_dir_all(template).map_err(text)?;
-    environment::set(&places).map_err(text)?;
+    environment::set(&places, Some(&data.library)).map_err(text)?;
     environment::silence_stdout().map_err(text)?;
     let (_server, runner) = UnixStream::pair().map_err(text)?;
     let context = start::open(&places, runner).map_err(|error| error.to_string())?;

@@ -12,16 +12,18 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use forklab_sys::events::readable;
 use forklab_sys::process::{self, ExitStatus, Fork, Pid, Signal};
 use forklab_sys::{alone, role};
 
-use crate::environment::{ENGINE_VARIABLE, WRAPPER_VARIABLE};
+use crate::environment::WRAPPER_VARIABLE;
 use crate::origins::{Cell, Origins};
+use crate::record::Record;
 use crate::rewrite;
+use crate::rustc::{self, ABANDONED};
 use crate::source::Source;
 
 /// The file beside `src/lib.rs` with the sources of all cells.
@@ -29,10 +31,8 @@ pub(crate) const CELLS: &str = "forklab_cells.json";
 /// The changed source.
 pub(crate) const REWRITTEN: &str = "src/forklab_lib.rs";
 /// What evcxr generates, and what it calls the crate.
-const GENERATED: &str = "src/lib.rs";
+pub(crate) const GENERATED: &str = "src/lib.rs";
 const CRATE: &str = "ctx";
-/// With what a rustc ends that nobody waits for.
-const ABANDONED: i32 = 1;
 
 /// Becomes rustc. The arguments are this binary, rustc, and rustc's own.
 pub fn main() -> ! {
@@ -40,10 +40,16 @@ pub fn main() -> ! {
     let rustc = arguments.next().unwrap_or_else(|| "rustc".into());
     let mut arguments: Vec<OsString> = arguments.collect();
     if is_cell(&arguments) {
-        match rewritten() {
+        if let Err(error) = Record::keep(&rustc, &arguments) {
+            eprintln!("warning: the next cell will need cargo again: {error}");
+        }
+        match rewritten(&arguments) {
             Ok(true) => arguments.iter_mut().filter(|one| *one == GENERATED).for_each(|one| *one = REWRITTEN.into()),
             Ok(false) => {}
-            Err(error) => eprintln!("warning: the cell cannot be prepared: {error}"),
+            Err(error) => {
+                eprintln!("error: the cell cannot be prepared: {error}");
+                std::process::exit(ABANDONED)
+            }
         }
     }
     if let Err(error) = attend() {
@@ -61,21 +67,12 @@ pub fn main() -> ! {
 /// # Errors
 /// Why this process has no child; it is to become rustc itself then.
 fn attend() -> io::Result<()> {
-    let engine = std::env::var(ENGINE_VARIABLE).ok().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
-    let Some(engine) = engine else { return Ok(()) };
+    let Some(engine) = rustc::engine()? else { return Ok(()) };
     role::receive_when_parent_dies(Signal::KILL)?;
-    let engine = match process::open_pidfd(engine) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => process::exit_now(ABANDONED),
-        other => other?,
-    };
     let this = Pid::this();
     let child = match alone::fork()? {
         Fork::Parent(child) => child,
-        Fork::Child => {
-            role::receive_when_parent_dies(Signal::KILL)?;
-            // The parent may have ended before the wish.
-            return if Pid::parent() == Some(this) { Ok(()) } else { process::exit_now(ABANDONED) };
-        }
+        Fork::Child => return rustc::die_with(this),
     };
     let status = process::open_pidfd(child).and_then(|ended| first_end(&engine, &ended)).and_then(|engine_first| {
         // This process's end is the child's.
@@ -99,15 +96,42 @@ fn is_cell(arguments: &[OsString]) -> bool {
     arguments.windows(2).any(named) && arguments.iter().any(|one| one == GENERATED)
 }
 
-/// Writes the changed source. `false` when evcxr's own is to be compiled.
-fn rewritten() -> io::Result<bool> {
+/// Writes the changed source, and beside where cargo will put the object, whose lines are whose.
+/// `false` when evcxr's own source is to be compiled.
+fn rewritten(arguments: &[OsString]) -> io::Result<bool> {
     let text = fs::read_to_string(GENERATED)?;
-    // At the engine's start there are no cells yet.
-    let cells = fs::read(Path::new("src").join(CELLS)).unwrap_or_default();
-    let cells: Vec<Cell> = serde_json::from_slice(&cells).unwrap_or_default();
     let source = Source::read(&text);
-    let origins = Origins::of(&source, &cells.iter().collect::<Vec<_>>());
-    let Some(text) = rewrite::rewrite(&source, &origins) else { return Ok(false) };
-    fs::write(REWRITTEN, text)?;
+    let Some(rewritten) = rewrite::rewrite(&source, false) else { return Ok(false) };
+    fs::write(REWRITTEN, rewritten.text)?;
+    let out = arguments.windows(2).find(|pair| pair[0] == "--out-dir").map(|pair| PathBuf::from(&pair[1]));
+    if let Some(directory) = out.as_deref().and_then(Path::parent) {
+        Origins::of(&source, &cells().iter().collect::<Vec<_>>()).write(&directory.join("libctx.origins"))?;
+    }
     Ok(true)
+}
+
+/// The sources of all cells. At the engine's start there are none yet.
+pub(crate) fn cells() -> Vec<Cell> {
+    let cells = fs::read(Path::new("src").join(CELLS)).unwrap_or_default();
+    serde_json::from_slice(&cells).unwrap_or_default()
+}
+
+/// Removes the objects that cargo has made below a target directory: it takes one for fresh when no
+/// file has changed that it knows of, and it does not know of cells.
+pub(crate) fn forget_objects(target: &Path) {
+    for triple in fs::read_dir(target).into_iter().flatten().flatten() {
+        // That it cannot be removed shows when it is to be written.
+        let _ = remove(&triple.path().join("debug/deps/libctx.so"));
+    }
+}
+
+/// Removes a file that may not be there.
+///
+/// # Errors
+/// Those of unlink(2).
+pub(crate) fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -25,6 +25,9 @@ const RUNNERS_CHANNEL: &str = "TEST_RUNNER";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
+    if forklab_engine::tools::is_called() {
+        forklab_engine::tools::main();
+    }
     if std::env::var_os("FORKLAB_RUSTC_WRAPPER").is_some() {
         forklab_engine::wrapper::main();
     }

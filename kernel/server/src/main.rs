@@ -4,6 +4,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // evcxr calls us by the names of its tools.
+    if forklab_engine::tools::is_called() {
+        forklab_engine::tools::main();
+    }
     // cargo calls the wrapper with rustc's arguments, so the role cannot be a subcommand there.
     if std::env::var_os("FORKLAB_RUSTC_WRAPPER").is_some() {
         forklab_engine::wrapper::main();

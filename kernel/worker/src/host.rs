@@ -1,9 +1,12 @@
 //! The table of functions through which generated code talks to the worker that runs it.
 //!
-//! A cell's shared object exports three symbols beside its function:
+//! A cell's shared object exports a symbol beside its function, `FORKLAB_HOST`, a `static
+//! AtomicPtr<Host>`: the worker stores the table's address there after loading the object and before
+//! calling into it.
 //!
-//! - `FORKLAB_HOST`, a `static AtomicPtr<Host>`: the worker stores the table's address there after
-//!   loading the object and before calling into it;
+//! A file beside the object, with the same name and the extension `origins`, holds n runs
+//! of five `u32` in the machine's order of bytes; or, where there is no such file, the object exports
+//!
 //! - `FORKLAB_ORIGINS`, a `static [u32; 5 * n]`, and `FORKLAB_ORIGINS_LEN`, a `static usize` (= n):
 //!   n runs of source lines, each `line, count, execution, cell_line, column_offset`
 //!   (first line in the generated source from 1; number of lines; the `n` of `In [n]`; first line

@@ -90,10 +90,10 @@ pub fn in_worker() -> bool {
     Pid::this() == WORKER.load(Ordering::Relaxed)
 }
 
-/// A function is about to be called.
-pub fn begin(library: &Library, function: Function) {
+/// A function is about to be called. Which lines are whose is in `origins`, or else in the library.
+pub fn begin(library: &Library, function: Function, origins: Option<Vec<Origin>>) {
     library.set_host(&HOST);
-    let origins = library.origins();
+    let origins = origins.unwrap_or_else(|| library.origins());
     let mut collected = collected();
     collected.report = Report::default();
     collected.shown = Shown::nothing();

@@ -13,7 +13,7 @@ use std::process::Command;
 use forklab_sys::channel::Channel;
 use forklab_sys::checkpoint::{self, Copy};
 use forklab_sys::descriptors::{Room, null, set_standard, take_standard_input};
-use forklab_sys::generated::{Library, Variables};
+use forklab_sys::generated::{Library, Origin, Variables};
 use forklab_sys::process::{ExitStatus, Signal, exit_now};
 use forklab_sys::signals::HeldInterrupts;
 use forklab_sys::{pty, role, signals};
@@ -143,9 +143,10 @@ impl Worker {
     }
 
     fn call(&mut self, library: &Path, function: &str, files: Option<u64>) -> io::Result<()> {
+        let origins = origins_beside(library);
         let library = Library::open(library)?;
         let function = library.function(function)?;
-        report::begin(&library, function);
+        report::begin(&library, function, origins);
         let reserve = std::mem::take(&mut self.room).give_back(files);
         if let Some(held) = self.interrupts.take() {
             held.release();
@@ -174,6 +175,14 @@ impl Worker {
         let status = child?.wait().ok().map(|status| ExitStatus::from(status).into());
         Ok(Report { shell: status, ..Report::default() })
     }
+}
+
+/// Which lines of the library's source are whose, if a file of the same name says so: the library itself
+/// may have been made for an earlier run of its cell.
+fn origins_beside(library: &Path) -> Option<Vec<Origin>> {
+    let bytes = std::fs::read(library.with_extension("origins")).ok()?;
+    let numbers: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_ne_bytes(*bytes)).collect();
+    Some(numbers.as_chunks::<5>().0.to_vec())
 }
 
 /// Makes the cell's terminal, stdout and stderr this process's own.
