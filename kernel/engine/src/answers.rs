@@ -54,9 +54,9 @@ fn own_question(text: &str) -> Option<usize> {
     if code.split(|c| !is_part(c)).any(|word| unsure.contains(&word)) {
         return None;
     }
-    code.match_indices('?').map(|(at, _)| at).find(|at| {
-        code[..*at].ends_with(|c| is_part(c) || matches!(c, ')' | ']' | '}' | '?'))
-    })
+    code.match_indices('?')
+        .map(|(at, _)| at)
+        .find(|at| code[..*at].ends_with(|c| is_part(c) || matches!(c, ')' | ']' | '}' | '?')))
 }
 
 /// The text with blanks in the place of closures whose body is a block; `None` if there are others.
@@ -108,9 +108,15 @@ mod tests {
         for text in ["f()?;", "let a = g(b?)?;", "x.map(|y| { y? })?", "Process::spawn(|| { return; })?", "f(\"?\")?"] {
             assert!(own_question(text).is_some(), "{text}");
         }
-        for text in
-            ["\"what?\"", "x.map(|y| y?)", "spawn(|| { f()?; });", "fn f() { g()? }", "f()?; return;", "dyn ?Sized", "// a?"]
-        {
+        for text in [
+            "\"what?\"",
+            "x.map(|y| y?)",
+            "spawn(|| { f()?; });",
+            "fn f() { g()? }",
+            "f()?; return;",
+            "dyn ?Sized",
+            "// a?",
+        ] {
             assert_eq!(own_question(text), None, "{text}");
         }
     }
@@ -128,7 +134,8 @@ mod tests {
             Some((answer["code"]["code"].as_str()?.to_owned(), answer["spans"][0]["line_start"].as_u64()?))
         };
         assert_eq!(answer(CELL, false), Some(("E0599".to_owned(), 8)));
-        let shown = CELL.replace("(\nf()?\n).evcxr_display();", "evcxr_send_text_plain(&format!(\"{:?}\",&(\nf()?\n)));");
+        let shown =
+            CELL.replace("(\nf()?\n).evcxr_display();", "evcxr_send_text_plain(&format!(\"{:?}\",&(\nf()?\n)));");
         assert_eq!(answer(&shown, false), Some(("E0277".to_owned(), 7)));
         assert_eq!(answer(&shown.replace("f()?", "f()"), false), None);
         let has = CELL.replace("unused_imports)]\n", "unused_imports)]\nfn evcxr_display() {}\n");

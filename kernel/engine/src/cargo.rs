@@ -61,11 +61,12 @@ type Ask = Option<(&'static str, PathBuf)>;
 /// The status to leave with, or what the real cargo is to be told.
 fn cell(arguments: &[OsString]) -> io::Result<Result<i32, Ask>> {
     let configuration = Configuration::of(arguments)?;
-    let Some(record) = configuration.recorded() else {
-        let ask = record::ask_for(&configuration)?;
+    // A wrapper that somebody else has asked for is cargo's to call.
+    let wrapped = std::env::var_os("RUSTC_WRAPPER").is_some_and(|wrapper| !wrapper.is_empty());
+    let Some(record) = configuration.recorded().filter(|_| !wrapped) else {
         // Cargo knows one object and would take it for this cell's.
         wrapper::forget_objects(Path::new("target"));
-        return Ok(Err(Some(ask)));
+        return if wrapped { Ok(Err(None)) } else { record::ask_for(&configuration).map(Some).map(Err) };
     };
     let text = fs::read_to_string(GENERATED)?;
     let source = Source::read(&text);
@@ -101,6 +102,9 @@ impl Job<'_> {
             Some(Entry { about: About { outcome: Outcome::Unsuperseded, .. }, .. }) => {}
             Some(entry) => return self.use_again(&entry),
             None => {
+                if let Some(status) = self.known_errors(&guess) {
+                    return Ok(status);
+                }
                 let begun = SystemTime::now();
                 let compiled = self.compile_text(&guess)?;
                 match is_proven(&guess, &compiled) {
@@ -122,15 +126,19 @@ impl Job<'_> {
         if let Some(entry) = self.find(&self.key(&rewritten.key)) {
             return self.use_again(&entry);
         }
-        if let Some(Entry { about: About { outcome: Outcome::Failed(errors), .. }, .. }) =
-            self.find(&self.failure_key(rewritten))
-        {
-            eprint!("{errors}");
-            return Ok(REJECTED);
+        if let Some(status) = self.known_errors(rewritten) {
+            return Ok(status);
         }
         let begun = SystemTime::now();
         let compiled = self.compile_text(rewritten)?;
         self.take(rewritten, &compiled, begun)
+    }
+
+    /// Says what the compiler has said of this very text. The status to leave with.
+    fn known_errors(&self, rewritten: &Rewritten) -> Option<i32> {
+        let Outcome::Failed(errors) = self.find(&self.failure_key(rewritten))?.about.outcome else { return None };
+        eprint!("{errors}");
+        Some(REJECTED)
     }
 
     /// What an entry has to agree with.
@@ -141,6 +149,13 @@ impl Job<'_> {
     /// That of errors, which name lines: they are right for this very text.
     fn failure_key(&self, rewritten: &Rewritten) -> String {
         self.key(&format!("errors of\n{}", rewritten.text))
+    }
+
+    /// Whether the source may name files: a compilation that fails does not say which.
+    fn includes(&self) -> bool {
+        let own_comment =
+            |line: &&&str| line.starts_with("// This file is both a module") || line.starts_with("// built as a");
+        self.source.lines.iter().filter(|line| !own_comment(line)).any(|line| line.contains("include"))
     }
 
     fn find(&self, key: &str) -> Option<Entry> {
@@ -157,7 +172,7 @@ impl Job<'_> {
     /// Does with a compilation's result what is to be done.
     fn take(&self, rewritten: &Rewritten, compiled: &Compiled, begun: SystemTime) -> io::Result<i32> {
         if !compiled.is_good() {
-            if evcxr_acts_on(&compiled.errors) && !rewritten.text.contains("include") {
+            if evcxr_acts_on(&compiled.errors) && !self.includes() {
                 let errors = String::from_utf8_lossy(&compiled.errors).into_owned();
                 self.keep(&self.failure_key(rewritten), Outcome::Failed(errors), begun);
             }
@@ -247,13 +262,22 @@ fn is_proven(guess: &Rewritten, compiled: &Compiled) -> Proof {
     let messages = messages(&compiled.errors);
     if !compiled.is_good() {
         let touches = |message: &Value| places(message).any(|(first, last)| (first..=last).contains(&guess.taken_at));
-        return if messages.iter().filter(|message| message["level"] == "error").any(touches) { Proof::None } else { Proof::Right };
+        return if messages.iter().filter(|message| message["level"] == "error").any(touches) {
+            Proof::None
+        } else {
+            Proof::Right
+        };
     }
     let unused = |name: &String| {
         messages.iter().any(|message| {
             message["code"]["code"] == "unused_variables"
                 && message["message"].as_str().is_some_and(|text| *text == format!("unused variable: `{name}`"))
-                && message["spans"].as_array().into_iter().flatten().filter_map(place).any(|(line, _)| line == guess.taken_at)
+                && message["spans"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(place)
+                    .any(|(line, _)| line == guess.taken_at)
         })
     };
     if guess.superseded.iter().all(unused) { Proof::Right } else { Proof::Wrong }

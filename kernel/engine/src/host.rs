@@ -90,7 +90,9 @@ impl Engine {
         let panicked =
             |payload: Box<dyn Any + Send>| format!("evcxr cannot start: {}", panic_message(payload.as_ref()));
         let prepared = start::fill(&places, data.as_ref()).map_err(unable)?;
-        environment::set(&places, data.as_ref().map(|data| data.library.as_path())).and_then(|()| environment::silence_stdout()).map_err(unable)?;
+        environment::set(&places, data.as_ref().map(|data| data.library.as_path()))
+            .and_then(|()| environment::silence_stdout())
+            .map_err(unable)?;
         let noise = Noise::capture().map_err(unable)?;
         // Without dependencies `Cargo.toml` stays as it is, and so does what rust-analyzer has read.
         let hidden =

@@ -26,14 +26,15 @@ mod diagnosis;
 mod environment;
 mod layout;
 mod noise;
+mod order;
 mod origins;
 mod record;
 mod render;
 mod rewrite;
 mod rustc;
 mod source;
-mod superseded;
 mod standby;
 mod start;
+mod superseded;
 
 pub use host::main;

@@ -26,9 +26,23 @@ const LOCK: &str = "Cargo.lock";
 const BUILD: &str = "{build}";
 /// Procedural macros that read nothing but their input.
 const PURE_MACROS: &[&str] = &[
-    "serde_derive", "tokio_macros", "futures_macro", "async_trait", "thiserror_impl", "derive_more_impl",
-    "zerocopy_derive", "pin_project_internal", "tracing_attributes", "strum_macros", "bytemuck_derive", "paste",
-    "num_derive", "clap_derive", "proc_macro_error_attr", "rand_derive", "crossbeam_macros",
+    "serde_derive",
+    "tokio_macros",
+    "futures_macro",
+    "async_trait",
+    "thiserror_impl",
+    "derive_more_impl",
+    "zerocopy_derive",
+    "pin_project_internal",
+    "tracing_attributes",
+    "strum_macros",
+    "bytemuck_derive",
+    "paste",
+    "num_derive",
+    "clap_derive",
+    "proc_macro_error_attr",
+    "rand_derive",
+    "crossbeam_macros",
 ];
 
 /// How rustc is called for a cell.
@@ -117,7 +131,8 @@ impl Record {
         let text = |text: &OsStr| text.to_str().map(str::to_owned).ok_or_else(invalid);
         let arguments: Vec<String> = arguments.iter().map(|one| text(one)).collect::<io::Result<_>>()?;
         let environment = std::env::vars_os().filter(|(name, _)| is_cargos(name));
-        let environment = environment.map(|(name, value)| Ok((text(&name)?, text(&value)?))).collect::<io::Result<_>>()?;
+        let environment =
+            environment.map(|(name, value)| Ok((text(&name)?, text(&value)?))).collect::<io::Result<_>>()?;
         let crates = Crates::compiled(&arguments);
         let mut record = Record {
             rustc: text(rustc)?,
@@ -127,7 +142,8 @@ impl Record {
             arguments,
             environment,
         };
-        record.stamps = record.inputs().into_iter().filter_map(|file| Some((file.clone(), record.stamp(&file)?))).collect();
+        record.stamps =
+            record.inputs().into_iter().filter_map(|file| Some((file.clone(), record.stamp(&file)?))).collect();
         let record = record.map(|text| placeless(text, &build));
         let configuration = fs::read_to_string(path.with_extension("asked"))?;
         let new = path.with_extension("new");
@@ -158,7 +174,9 @@ impl Record {
     fn is_valid(&self) -> bool {
         let inputs = self.inputs();
         inputs.len() == self.stamps.len()
-            && inputs.iter().all(|file| self.stamps.get(file).is_some_and(|stamp| self.stamp(file).as_ref() == Some(stamp)))
+            && inputs
+                .iter()
+                .all(|file| self.stamps.get(file).is_some_and(|stamp| self.stamp(file).as_ref() == Some(stamp)))
     }
 
     /// The compiler, the crates and the lock file.
@@ -251,12 +269,18 @@ fn macro_name(path: &Path) -> Option<String> {
 /// those of the library.
 fn has_changing_crates(configuration: &str) -> bool {
     let library = std::env::var(LIBRARY_VARIABLE).ok();
-    let ours = |value: &str| library.as_deref().is_some_and(|library| !library.is_empty() && value.starts_with(library));
+    let ours =
+        |value: &str| library.as_deref().is_some_and(|library| !library.is_empty() && value.starts_with(library));
     configuration.lines().filter(|line| !line.trim_start().starts_with("path = \"src/lib.rs\"")).any(|line| {
         let starts = |at: &usize| !line[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '-');
         line.match_indices("path").filter(|(at, _)| starts(at)).any(|(at, word)| {
             let rest = line[at + word.len()..].trim_start();
-            let value = rest.strip_prefix('s').unwrap_or(rest).trim_start().strip_prefix('=').map(|value| value.trim_start().trim_start_matches('"'));
+            let value = rest
+                .strip_prefix('s')
+                .unwrap_or(rest)
+                .trim_start()
+                .strip_prefix('=')
+                .map(|value| value.trim_start().trim_start_matches('"'));
             !line.starts_with('"') && value.is_some_and(|value| !ours(value))
         })
     })
@@ -311,10 +335,14 @@ mod tests {
 
     #[test]
     fn a_crate_with_a_path_may_change() {
-        for line in ["a = { path = \"/x\" }", "a = {path=\"../x\"}", "paths = [\"/x\"]\n[patch.crates-io]\nb.path = \"c\""] {
+        for line in
+            ["a = { path = \"/x\" }", "a = {path=\"../x\"}", "paths = [\"/x\"]\n[patch.crates-io]\nb.path = \"c\""]
+        {
             assert!(has_changing_crates(line), "{line}");
         }
-        for line in ["serde = { version = \"1\" }", "[lib]\npath = \"src/lib.rs\"", "rpath = true", "pathfinding = \"4\""] {
+        for line in
+            ["serde = { version = \"1\" }", "[lib]\npath = \"src/lib.rs\"", "rpath = true", "pathfinding = \"4\""]
+        {
             assert!(!has_changing_crates(line), "{line}");
         }
     }

@@ -4,7 +4,11 @@
 //! `layout` says which lines are evcxr's; the same words anywhere else are a person's and stay.
 //! The table's layout is that of `forklab_worker::host`, as text, in `generated.rs.txt`.
 
+use std::collections::HashSet;
+use std::ops::Range;
+
 use crate::layout::{Call, Layout, Shown};
+use crate::order;
 use crate::source::Source;
 use crate::superseded;
 
@@ -16,6 +20,10 @@ const BODY: &str = "forklab_generated_body";
 /// The function that the worker calls. It has no number, unlike evcxr's: the same cell compiles to the
 /// same object each time.
 pub(crate) const ENTRY: &str = "forklab_cell";
+
+/// How evcxr's lines begin that are about one variable each.
+const VARIABLES: &[&str] =
+    &["vars_ok &= evcxr_variable_store.check_variable::<", "let ", "evcxr_variable_store.put_variable::<"];
 
 /// What is to be compiled in place of evcxr's source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,26 +47,55 @@ pub(crate) struct Rewritten {
 /// run and its second are one program. Whether the cell looks at it is for the compiler to say: the
 /// line [`Rewritten::taken_at`] has it warn of each of these variables that it is not used.
 pub(crate) fn rewrite(source: &Source<'_>, supersede: bool) -> Option<Rewritten> {
-    let Layout { body, call, .. } = Layout::of(source)?;
+    let Layout { items, body, call } = Layout::of(source)?;
     let call = call?;
     let mut lines: Vec<String> = source.lines.iter().map(|line| (*line).to_owned()).collect();
-    let superseded = if supersede { superseded::among(source, body, &call) } else { Vec::new() };
-    superseded::take_out(&mut lines, &call, &superseded);
+    let superseded = if supersede { superseded::among(source, body.clone(), &call) } else { Vec::new() };
+    let mut dropped = superseded::take_out(&mut lines, &call, &superseded);
+    dropped.extend(repeated_imports(source, items.clone()));
+    dropped.iter().for_each(|line| lines[*line].clear());
     rename(&mut lines, &call);
     replace_panic(&mut lines, &call);
     replace_error(&mut lines, &call);
     replace_lost_variable(&mut lines, &call);
     replace_display(&mut lines, &call);
-    // Where variables are taken out is a blank line in one source and no line in another.
-    let head = call.attribute..call.around.unwrap_or(call.attribute);
-    let matters = |(at, line): &(usize, &String)| !(head.contains(at) && line.is_empty());
-    let mut key: String = lines.iter().enumerate().filter(matters).flat_map(|(_, line)| [line, "\n"]).collect();
+    let mut key = key(source, &lines, &dropped, (items, &body, &call));
     let mut text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
     for whole in [&mut text, &mut key] {
         whole.push_str(&appended());
     }
     let taken_at = call.around.map_or(0, |line| line + 1);
     Some(Rewritten { text, key, superseded, taken_at })
+}
+
+/// The text without the lines that were dropped, which are blank in this source and may be no lines in
+/// another, and with items and variables in an order of their own.
+fn key(
+    source: &Source<'_>,
+    lines: &[String],
+    dropped: &HashSet<usize>,
+    (items, body, call): (Range<usize>, &Range<usize>, &Call),
+) -> String {
+    let old = &source.lines;
+    let mut order: Vec<usize> = (0..items.start).collect();
+    order.extend(order::of_items(source, items.clone()));
+    order.extend(items.end..call.attribute);
+    order.extend(order::of_lines(old, call.attribute..body.start, VARIABLES));
+    order.extend(body.clone());
+    order.extend(order::of_lines(old, body.end..old.len(), VARIABLES));
+    let matters = |line: &usize| !dropped.contains(line);
+    order.into_iter().filter(matters).flat_map(|line| [&lines[line], "\n"]).collect()
+}
+
+/// The lines that import the names of a module once more: evcxr adds one each time such a cell is run.
+fn repeated_imports(source: &Source<'_>, items: Range<usize>) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    let is_import = |line: &usize| {
+        let text = source.lines[*line];
+        let whole = source.depth[*line] == Some(0) && source.depth.get(*line + 1) == Some(&Some(0));
+        whole && text.starts_with("use ") && text.ends_with("::*;")
+    };
+    items.filter(is_import).filter(|line| !seen.insert(source.lines[*line])).collect()
 }
 
 /// The function that the worker calls is ours and calls evcxr's.
@@ -330,8 +367,18 @@ evcxr_variable_store
     }
 
     #[test]
+    fn a_module_is_imported_once() {
+        let once = rewrite(&Source::read(&full("use std::fs::*;\nfn f() {}\n", "")), true).expect("it is code to run");
+        let text = full("use std::fs::*;\nfn f() {}\nuse std::fs::*;\nuse std::fs::*;\n", "");
+        let thrice = rewrite(&Source::read(&text), true).expect("it is code to run");
+        assert!(once.key == thrice.key && thrice.text.contains("fn f() {}\n\n\n"), "{}", thrice.text);
+    }
+
+    #[test]
     fn a_variable_that_may_be_looked_at_is_not_superseded() {
-        for body in ["let y = y + 1;\n", "f(y); let y = 1;\n", "let z = |a| a + y; let y = z(1);\n", "g!(y); let y = 2;\n"] {
+        for body in
+            ["let y = y + 1;\n", "f(y); let y = 1;\n", "let z = |a| a + y; let y = z(1);\n", "g!(y); let y = 2;\n"]
+        {
             let text = full("", body);
             let first = rewrite(&Source::read(&text), true).expect("it is code to run");
             let again = rewrite(&Source::read(&second(&text)), true).expect("it is code to run");

@@ -9,6 +9,7 @@
 //! Whether the cell looks at it is guessed here and proven by the compiler (`cache`): a wrong guess
 //! costs a compilation and nothing else.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::layout::Call;
@@ -34,28 +35,29 @@ pub(crate) fn among(source: &Source<'_>, body: Range<usize>, call: &Call) -> Vec
     names
 }
 
-/// Has the variables taken out in the line where the body begins, and not by evcxr's lines.
-pub(crate) fn take_out(lines: &mut [String], call: &Call, names: &[String]) {
-    let (Some(around), Some(runtime)) = (call.around, call.runtime.clone()) else { return };
+/// Has the variables taken out in the line where the body begins. The lines of evcxr's that would do
+/// so are returned, to be dropped.
+pub(crate) fn take_out(lines: &mut [String], call: &Call, names: &[String]) -> HashSet<usize> {
+    let (Some(around), Some(runtime)) = (call.around, call.runtime.clone()) else { return HashSet::new() };
     if names.is_empty() {
-        return;
+        return HashSet::new();
     }
     for line in &mut lines[runtime] {
         if *line == STORE_METHOD {
             line.insert_str(0, TAKE_OUT);
         }
     }
-    for line in &mut lines[call.attribute + 2..around] {
+    let is_theirs = |line: &str| {
         let taken = line.starts_with("let ") && line.contains(" = evcxr_variable_store.take_variable::<");
-        if (taken || line.starts_with(CHECK)) && named(line).is_some_and(|name| names.iter().any(|one| one == name)) {
-            line.clear();
-        }
-    }
+        (taken || line.starts_with(CHECK)) && named(line).is_some_and(|name| names.iter().any(|one| one == name))
+    };
+    let dropped = (call.attribute + 2..around).filter(|line| is_theirs(&lines[*line])).collect();
     let statement = |name: &String| {
         format!("#[warn(unused_variables)] let {name} = evcxr_variable_store.forklab_take(stringify!({name})); ")
     };
     let statements: String = names.iter().map(statement).collect();
     lines[around].insert_str(0, &statements);
+    dropped
 }
 
 /// The variable that a line of evcxr's is about.
@@ -85,7 +87,7 @@ fn is_defined_first(body: &str, name: &str) -> bool {
 /// Where a word stands in a text, in literals and comments too.
 fn occurrences<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part = |c: char| c.is_alphanumeric() || c == '_';
-    text.match_indices(word).map(|(at, _)| at).filter(move |at| {
-        !text[..*at].ends_with(part) && !text[at + word.len()..].starts_with(part)
-    })
+    text.match_indices(word)
+        .map(|(at, _)| at)
+        .filter(move |at| !text[..*at].ends_with(part) && !text[at + word.len()..].starts_with(part))
 }

@@ -1,0 +1,222 @@
+//! Cells that are run again. What they say must be what a fresh compilation would say; whether one was
+//! compiled is seen by the file that the compiler is given, which is not written for a rerun.
+
+mod client;
+
+use std::path::PathBuf;
+
+use client::{Kernel, data};
+
+/// A kernel and where its engine builds.
+struct Notebook {
+    kernel: Kernel,
+    temporary: tempfile::TempDir,
+}
+
+impl Notebook {
+    fn open() -> Notebook {
+        let temporary = tempfile::tempdir().expect("a temporary directory");
+        let kernel = Kernel::start_with(|command| {
+            command.env("FORKLAB_DATA", data()).env("TMPDIR", temporary.path());
+        });
+        let mut notebook = Notebook { kernel, temporary };
+        // The first cell of a configuration is cargo's.
+        notebook.run("1");
+        notebook
+    }
+
+    fn compiled_source(&self) -> PathBuf {
+        let found = std::fs::read_dir(self.temporary.path()).expect("it is there").flatten();
+        let builds = found.map(|entry| entry.path().join("build")).find(|build| build.is_dir());
+        builds.expect("the engine builds below the kernel's directory").join("src/forklab_lib.rs")
+    }
+
+    /// Stdout, or the error, of a cell.
+    fn run(&mut self, code: &str) -> String {
+        let run = self.kernel.client.execute(code);
+        if run.status() == "ok" {
+            format!("{}{}", run.stdout(), run.result().unwrap_or_default())
+        } else {
+            run.error()["evalue"].as_str().unwrap_or_default().to_owned()
+        }
+    }
+
+    /// Runs a cell that must be compiled for it.
+    fn compile(&mut self, code: &str) -> String {
+        let (said, compiled) = self.watch(code);
+        assert!(compiled, "taken from an earlier run: {code}\n{said}");
+        said
+    }
+
+    /// Runs a cell that must not be compiled for it.
+    fn reuse(&mut self, code: &str) -> String {
+        let (said, compiled) = self.watch(code);
+        assert!(!compiled, "compiled again: {code}\n{said}");
+        said
+    }
+
+    fn watch(&mut self, code: &str) -> (String, bool) {
+        let source = self.compiled_source();
+        let _ = std::fs::remove_file(&source);
+        let said = self.run(code);
+        (said, source.exists())
+    }
+}
+
+#[test]
+fn a_cell_is_compiled_once_whatever_it_defines() {
+    let mut notebook = Notebook::open();
+    for code in [
+        "println!(\"a\");",
+        "let x = 1;\nfn twice(n: i32) -> i32 { 2 * n }\nlet mut y: Vec<i32> = vec![twice(x)];\ny.push(x);\ny.len()",
+        "x + y[0]",
+        "use std::collections::*;\nlet m: BTreeMap<i32, i32> = BTreeMap::new();\nm.len()",
+        "struct Point { a: i32 }\nimpl Point { fn b(&self) -> i32 { self.a } }\nlet p = Point { a: 3 };\nprintln!(\"{}\", p.b());",
+        "\"7\".parse::<i32>()?",
+        "let moved = vec![1];\ndrop(moved);\nprintln!(\"gone\");",
+    ] {
+        let first = notebook.compile(code);
+        assert_eq!(notebook.reuse(code), first, "{code}");
+        assert_eq!(notebook.reuse(code), first, "{code}");
+    }
+    assert!(notebook.kernel.shut_down().success());
+}
+
+#[test]
+fn what_a_cell_sees_is_what_it_is_compiled_for() {
+    let mut notebook = Notebook::open();
+    let shown = "println!(\"{:?} {}\", value, f());";
+    notebook.run("let value = 1u8;\nfn f() -> i32 { 1 }");
+    assert_eq!(notebook.compile(shown), "1 1\n");
+    assert_eq!(notebook.reuse(shown), "1 1\n");
+    notebook.run("let value = 2u8;");
+    assert_eq!(notebook.reuse(shown), "2 1\n", "another value of the same type");
+    notebook.run("let value = \"text\";");
+    assert_eq!(notebook.compile(shown), "\"text\" 1\n", "another type");
+    notebook.run("fn f() -> i32 { 2 }");
+    assert_eq!(notebook.compile(shown), "\"text\" 2\n", "another function");
+    notebook.run("macro_rules! m { () => { 1 } }");
+    assert_eq!(notebook.compile("m!()"), "1");
+    assert_eq!(notebook.reuse("m!()"), "1");
+    notebook.run("macro_rules! m { () => { 2 } }");
+    assert_eq!(notebook.compile("m!()"), "2", "another macro");
+    notebook.run("struct S { a: u8 }\nlet s = S { a: 1 };");
+    assert_eq!(notebook.compile("println!(\"{}\", s.a);"), "1\n");
+    notebook.run("struct S { b: u8, a: u16 }\nlet s = S { b: 1, a: 500 };");
+    assert_eq!(notebook.compile("println!(\"{}\", s.a);"), "500\n", "another type of the same name");
+    assert_eq!(notebook.run("let value = value.len();\nvalue"), "4");
+    assert!(notebook.run("let value = value.len();\nvalue").contains("E0599"), "and it looked at the old one");
+}
+
+#[test]
+fn a_rerun_begins_anew() {
+    let mut notebook = Notebook::open();
+    let counts = "use std::sync::atomic::{AtomicU32, Ordering};\nstatic COUNT: AtomicU32 = AtomicU32::new(0);\n\
+        thread_local! { static OWN: std::cell::Cell<u32> = const { std::cell::Cell::new(5) }; }\n\
+        OWN.set(OWN.get() + 1);\nprintln!(\"{} {}\", COUNT.fetch_add(1, Ordering::Relaxed), OWN.get());";
+    assert_eq!(notebook.compile(counts), "0 6\n");
+    for _ in 0..3 {
+        assert_eq!(notebook.reuse(counts), "0 6\n");
+    }
+    let dropped = "struct D(u32);\nimpl Drop for D { fn drop(&mut self) { println!(\"dropped {}\", self.0); } }\n\
+        println!(\"begin\");\nlet d = D(std::process::id().min(1));\nprintln!(\"end\");";
+    assert_eq!(notebook.compile(dropped), "begin\nend\n");
+    assert_eq!(notebook.reuse(dropped), "begin\nend\ndropped 1\n", "the old one lives until the new one is there");
+    assert_eq!(notebook.reuse(dropped), "begin\nend\ndropped 1\n");
+    let own = "fn shadow() -> i32 { 7 }\nlet early = shadow();\nlet shadow = 1;\nearly + shadow";
+    assert_eq!(notebook.compile(own), "8");
+    assert!(notebook.run(own).contains("E0618"), "the second time `shadow` is the number: as evcxr has it");
+}
+
+#[test]
+fn errors_of_a_rerun_are_about_that_run() {
+    let mut notebook = Notebook::open();
+    let code = "let n: Option<u32> = std::env::var_os(\"FORKLAB_NO_SUCH\").map(|_| 1);\nn.expect(\"there is none\");";
+    let first = notebook.compile(code);
+    let number = |said: &str| {
+        let rest = said.split_once("In [").expect("it names the cell").1.to_owned();
+        let (number, place) = rest.split_once(']').expect("it ends");
+        (number.parse::<u32>().expect("a number"), place.to_owned())
+    };
+    let (count, place) = number(&first);
+    assert!(place.starts_with(", line 2, column 3"), "{first}");
+    let again = notebook.reuse(code);
+    assert_eq!(number(&again), (count + 1, place), "{again}");
+    let wrong = "let good = 1;\nlet bad: u8 = \"x\";";
+    let first = notebook.run(wrong);
+    assert!(first.starts_with("error[E0308]") && first.contains("line 2, column 15"), "{first}");
+    assert!(notebook.run(wrong).contains("line 2, column 15"));
+    assert_eq!(notebook.run("\"no\".parse::<i32>()?;"), "invalid digit found in string");
+    assert_eq!(notebook.run("let e = \"no\".parse::<u8>()?;"), "invalid digit found in string");
+    assert!(notebook.run("e").contains("E0425"), "it was not defined");
+    assert!(notebook.run("struct Bare;\nBare").contains("E0277"), "it has no Debug");
+}
+
+#[test]
+fn files_and_settings_are_part_of_a_cell() {
+    let mut notebook = Notebook::open();
+    let file = notebook.temporary.path().join("included.txt");
+    std::fs::write(&file, "one").expect("it can be written");
+    let code = format!("println!(\"{{}}\", include_str!({file:?}));");
+    assert_eq!(notebook.run(&code), "one\n");
+    assert_eq!(notebook.run(&code), "one\n");
+    std::fs::write(&file, "two").expect("it can be written");
+    assert_eq!(notebook.compile(&code), "two\n");
+    let debug = "println!(\"{}\", cfg!(debug_assertions)); 5u8";
+    notebook.run(debug);
+    assert_eq!(notebook.reuse(debug), "true\n5");
+    notebook.run(":fmt {:?}!");
+    assert_eq!(notebook.run(debug), "true\n5!");
+    notebook.run(":fmt {:?}");
+    notebook.run(":opt 0");
+    assert_eq!(notebook.compile(debug), "true\n5");
+    notebook.run(":build_env FORKLAB_TEST=x");
+    assert_eq!(notebook.run("option_env!(\"FORKLAB_TEST\")"), "Some(\"x\")");
+    notebook.run(":build_env FORKLAB_TEST=y");
+    assert_eq!(notebook.run("option_env!(\"FORKLAB_TEST\")"), "Some(\"y\")");
+}
+
+#[test]
+fn a_crate_that_changes_is_compiled_again() {
+    let mut notebook = Notebook::open();
+    let path = notebook.temporary.path().join("small");
+    std::fs::create_dir_all(path.join("src")).expect("it can be made");
+    let write = |name: &str, text: &str| std::fs::write(path.join(name), text).expect("it can be written");
+    write("Cargo.toml", "[package]\nname = \"small\"\nversion = \"0.1.0\"\nedition = \"2024\"\n");
+    write("src/lib.rs", "pub fn number() -> u8 { 1 }\n");
+    notebook.run(&format!(":dep small = {{ path = {path:?} }}"));
+    assert_eq!(notebook.run("small::number()"), "1");
+    assert_eq!(notebook.run("small::number()"), "1");
+    write("src/lib.rs", "pub fn number() -> u8 { 23 }\n");
+    assert_eq!(notebook.run("small::number()"), "23");
+    // A crate's own way to show its values is known to nobody but the compiler.
+    write("src/lib.rs", "pub struct N; impl N { pub fn evcxr_display(&self) { println!(\"an N\"); } }\n");
+    assert_eq!(notebook.run("small::N"), "an N\n");
+}
+
+#[test]
+fn a_cell_that_failed_or_was_rolled_back_changes_nothing() {
+    let mut notebook = Notebook::open();
+    notebook.run("let kept = 5u8;");
+    let code = "let next = kept + 1;\nnext";
+    assert_eq!(notebook.compile(code), "6");
+    assert_eq!(notebook.reuse(code), "6");
+    notebook.run("let kept = \"other\"; std::process::exit(3);");
+    assert_eq!(notebook.reuse(code), "6", "the cell that left has not happened");
+    notebook.run("let kept: u32 = nothing();");
+    assert_eq!(notebook.reuse(code), "6");
+    let panics = "let fresh = 1u8;\nif kept == 5 { panic!(\"as it should\"); }\nfresh";
+    for _ in 0..2 {
+        assert!(notebook.run(panics).contains("as it should"));
+        assert!(notebook.run("fresh").contains("E0425"));
+        assert_eq!(notebook.run(code), "6");
+    }
+    notebook.run("std::thread::spawn(move || drop(kept)).join().unwrap();");
+    assert_eq!(notebook.run("kept"), "5");
+    notebook.run("let text = String::from(\"t\");");
+    assert_eq!(notebook.run("drop(text);"), "");
+    assert!(notebook.run("drop(text);").contains("E0425"));
+    notebook.run("let text = String::from(\"t\");");
+    assert_eq!(notebook.run("drop(text);"), "");
+    assert!(notebook.run("text").contains("E0425"));
+}
