@@ -15,8 +15,9 @@ use forklab_sys::procfs::{Identity, Stat, children, descendants, stat};
 use super::Supervisor;
 use crate::messages::FromSupervisor;
 
-/// SIGKILL ends everything but a process within a system call that cannot be interrupted.
-const TIME_TO_END: Duration = Duration::from_secs(2);
+/// SIGKILL ends everything but a process within a system call that cannot be interrupted. A crowd on a
+/// busy machine takes its time.
+const TIME_TO_END: Duration = Duration::from_secs(10);
 
 /// Between two looks, unless a child's end comes first.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
