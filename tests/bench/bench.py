@@ -3,7 +3,7 @@
     bench.py [--kernels forklab,evcxr,ipykernel] [--only NAME ...] [--repeats 5] [--json FILE]
              [--beside 5] [--patience SECONDS] [--short] [--list]
 
-A time is from the sending of a request to the idle that is said for it. Nothing here judges.
+A time is from the sending of a request to the idle that is said for it. No time is judged; the status is 1 when something could not be measured.
 """
 
 import argparse
@@ -65,6 +65,9 @@ class Bench:
         self.kinds = [KINDS[name] for name in arguments.kernels]
         # Measure → kernel → samples of (value, processors that others kept busy).
         self.samples, self.units, self.running = {}, {}, {}
+        self.unfinished = []
+        short = ("println", "lesson")
+        self.lessons = {name: cell for name, cell in lessons.CELLS.items() if not arguments.short or name in short}
 
     def note(self, measure: str, kernel: str, value: float, unit: str, busy: float):
         self.samples.setdefault(measure, {}).setdefault(kernel, []).append((value, busy))
@@ -126,7 +129,7 @@ class Bench:
                 self.note("shutdown", kind.name, subject.end() * 1e3, "ms", busy)
 
     def cells(self):
-        for name, cell in lessons.CELLS.items():
+        for name, cell in self.lessons.items():
             for subject, busy in self.each(self.arguments.repeats):
                 code = self.code(subject.kind, cell)
                 for step in ("new", "rerun", "second rerun"):
@@ -190,7 +193,7 @@ class Bench:
         """The compiler alone on the cells' sources."""
         for subject in self.subjects():
             if subject.kind.language == "rust":
-                for name, cell in lessons.CELLS.items():
+                for name, cell in self.lessons.items():
                     self.compiler_of(subject, name, cell)
 
     def compiler_of(self, subject: Subject, name: str, cell: dict):
@@ -310,6 +313,7 @@ class Bench:
             except (Failed, queue.Empty) as error:
                 # What has been measured stays; the next measure begins with fresh kernels.
                 print(f"{name} was not finished: {error!r}", file=sys.stderr)
+                self.unfinished.append(name)
                 self.close()
         self.close()
 
@@ -409,7 +413,7 @@ def arguments_of():
     return arguments
 
 
-def main():
+def main() -> int:
     arguments = arguments_of()
     before, bench = machine(), Bench(arguments)
     try:
@@ -422,7 +426,8 @@ def main():
     print(bench.table())
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": before, "units": bench.units, "samples": bench.samples}, indent=1) + "\n")
+    return 1 if bench.unfinished else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
