@@ -145,6 +145,8 @@ struct Supervisor {
     checkpoint: Option<Checkpoint>,
     /// Earlier checkpoints, killed and not reaped yet.
     retired: Vec<Pid>,
+    /// How many children were reaped so far.
+    reaped: u64,
     /// There are more zombies than were reaped at once.
     more_to_reap: bool,
     /// A task that came while the worker was not ready.
@@ -225,6 +227,7 @@ impl Supervisor {
             failed_starts: 0,
             checkpoint: None,
             retired: Vec::new(),
+            reaped: 0,
             more_to_reap: false,
             queued: None,
             keyboard: Keyboard::new(),

@@ -79,6 +79,7 @@ impl Supervisor {
         self.more_to_reap = false;
         for _ in 0..REAPED_AT_ONCE {
             let Ok(Some((pid, status))) = self.recorder.reap() else { return };
+            self.reaped += 1;
             self.retired.retain(|retired| *retired != pid);
             if pid == self.worker {
                 self.worker_ended = Some(status);
@@ -134,10 +135,12 @@ impl Supervisor {
         // One look is not enough. A process that is listed may fork before its SIGKILL comes, and
         // its child is not in the list; a process whose parent dies while we read that parent's
         // children is missing from it. Once a SIGKILL is pending a process forks no more, and each
-        // child so missed is below us still. A process that forks and leaves has a child of ours
-        // in its place before it can be reaped: so of two looks in a row, one sees either.
+        // child so missed is below us still. A process that forks and leaves passes its child on to us
+        // while we look elsewhere; but then it is reaped here itself, and a look during which anybody
+        // was reaped has not found nobody.
         while empty_looks < 2 {
             self.shoot_at_sight(spared);
+            let reaped = self.reaped;
             let everybody = self.living();
             let victims: Vec<Stat> = everybody.iter().filter(|p| !spared.holds(&p.identity)).copied().collect();
             for group in groups_to_end(&everybody, spared) {
@@ -151,7 +154,7 @@ impl Supervisor {
             }
             while self.signals.next()?.is_some() {}
             self.reap();
-            if victims.is_empty() && self.sights(spared).is_empty() {
+            if victims.is_empty() && self.sights(spared).is_empty() && self.reaped == reaped {
                 empty_looks += 1;
                 continue;
             }

@@ -2,6 +2,7 @@
  * Each has a bound of its own, over all its processes, so that a limit that fails costs a test and not
  * the machine: a bomb has so many births in all, a hog so many bytes, and both end with time. */
 #define _GNU_SOURCE
+#include <sched.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -22,6 +23,7 @@ static void wait_for_ever(void) { for (;;) pause(); }
 static pid_t sleeper(void) {
     pid_t child = fork();
     if (!child) { setsid(); wait_for_ever(); }
+    while (child > 0 && getsid(child) != child) sched_yield();
     return child;
 }
 
