@@ -5,6 +5,7 @@
 //! holds no standard input or output, no pipe and no socket. What runs in the copy before it is woken stands in
 //! [`fall_asleep`]: no locks, no allocation.
 
+use std::ffi::CStr;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -14,6 +15,10 @@ use nix::libc;
 use crate::descriptors::{null, set_standard};
 use crate::parked::Parked;
 use crate::process::{Fork, Pid, exit_now};
+use crate::role::set_name;
+
+/// What a sleeping copy is called, from its birth on.
+pub const NAME: &CStr = c"forklab copy";
 
 /// Who one is after [`take`], and one's end of the line between the two.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ pub enum Copy {
 
 /// Makes the copy; returns when it sleeps, and a second time in the copy when it is woken. In the
 /// copy, `own` leads nowhere. `score` is the copy's [`crate::role::memory_victim_score`] as long as it
-/// sleeps: when the process does away with all memory, the copy must be there yet.
+/// sleeps, and [`NAME`] its name, `own_name` the process's own: when the process does away with all memory, the copy must be there yet.
 ///
 /// Other threads of this process do not exist in the copy, and a lock that one of them held stays
 /// locked there, as after every fork.
@@ -44,18 +49,25 @@ pub enum Copy {
 /// # Errors
 /// `WouldBlock` when the user or the machine has too many processes, `OutOfMemory`, or those of
 /// socketpair(2).
-pub fn take(own: BorrowedFd<'_>, score: Option<i32>) -> io::Result<Copy> {
+pub fn take(own: BorrowedFd<'_>, own_name: &CStr, score: Option<i32>) -> io::Result<Copy> {
     let (mut line, sleeper) = UnixStream::pair()?;
     let null = null()?;
     let parked = Parked::survey(&[sleeper.as_fd(), null.as_fd()], &[line.as_fd(), own]);
     let score = score.map(|score| score.to_string());
-    match clone_sibling()? {
+    // The copy has its name from its first moment on: its pid is known only when it is asleep.
+    set_name(NAME);
+    let cloned = clone_sibling();
+    if !matches!(cloned, Ok(Fork::Child)) {
+        set_name(own_name);
+    }
+    match cloned? {
         Fork::Child => {
             if let Some(score) = &score {
                 set_victim_score(score);
             }
             fall_asleep(&sleeper, &parked, null.as_fd());
             drop(line);
+            set_name(own_name);
             parked.restore()?;
             Ok(Copy::Woken { line: sleeper })
         }

@@ -31,6 +31,8 @@ pub struct Identity {
 pub struct Stat {
     /// The process.
     pub identity: Identity,
+    /// Its name, as `ps -o comm` shows it; zeroes behind it.
+    pub name: [u8; 16],
     /// Its parent; `None` for the first process of a pid namespace.
     pub parent: Option<Pid>,
     /// Whether it has ended and waits to be reaped.
@@ -45,6 +47,13 @@ pub struct Stat {
     pub cpu: Duration,
     /// Processor time of the children that it has waited for, and of those that they had waited for.
     pub children_cpu: Duration,
+}
+
+impl Stat {
+    /// Whether it has this name.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name.split(|&b| b == 0).next() == Some(name.as_bytes())
+    }
 }
 
 /// Looks a process up. `None` when there is no such process.
@@ -64,8 +73,14 @@ fn parse(pid: Pid, text: &[u8]) -> Option<Stat> {
         Some(duration_of_ticks(sum.max(0) as u64))
     };
     let state = field(3)?.chars().next()?;
+    let begin = text.iter().position(|&b| b == b'(')? + 1;
+    let mut name = [0; 16];
+    let letters = text.get(begin..end)?;
+    let len = letters.len().min(name.len());
+    name[..len].copy_from_slice(&letters[..len]);
     Some(Stat {
         identity: Identity { pid, started: field(22)?.parse().ok()? },
+        name,
         parent: Pid::from_raw(field(4)?.parse().ok()?),
         zombie: matches!(state, 'Z' | 'X'),
         state,

@@ -79,4 +79,3 @@ pub fn limit_processes_of_user(pid: Pid, most: u64) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
-

@@ -4,6 +4,7 @@
 //! find its way back is the supervisor's address. Nothing here may print: standard output and
 //! standard error are the cell's.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -25,6 +26,9 @@ use crate::report;
 /// The niceness of a program that has asked for none.
 const ORDINARY: i32 = 0;
 
+/// What `ps` shows.
+const NAME: &CStr = c"forklab";
+
 /// Before every other process: the highest `oom_score_adj`.
 const FIRST_VICTIM: i32 = 1000;
 
@@ -41,7 +45,7 @@ const UNREACHABLE: i32 = 70;
 /// When the supervisor's first word is not what it should be, or the terminal cannot be taken.
 pub fn main() -> io::Result<()> {
     let supervisor: Supervisor = Channel::new(UnixStream::from(take_standard_input()?));
-    role::set_name(c"forklab");
+    role::set_name(NAME);
     signals::reset_inherited();
     // The supervisor's may be below it.
     let _ = role::set_niceness(ORDINARY);
@@ -92,7 +96,7 @@ impl Worker {
         let mut ended = None;
         let mut wanted = true;
         loop {
-            match wanted.then(|| checkpoint::take(supervisor.as_fd(), self.score)) {
+            match wanted.then(|| checkpoint::take(supervisor.as_fd(), NAME, self.score)) {
                 Some(Ok(Copy::Original { pid, line })) => {
                     let ready = FromWorker::Ready { ended, checkpoint: Some(ProcessId::from(pid)) };
                     supervisor.send_with(&ready, &[line.as_fd()])?;

@@ -146,7 +146,7 @@ impl Supervisor {
         everybody.retain(|process| !process.zombie);
         let pace = if matches!(self.phase, Phase::Busy { .. }) {
             PACE
-        } else if everybody.iter().any(|process| !self.is_own(process.identity.pid)) {
+        } else if everybody.iter().any(|process| !self.is_own(process)) {
             PACE_AFTERWARDS
         } else {
             self.keyboard.next_look = None;

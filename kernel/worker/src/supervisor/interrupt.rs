@@ -53,10 +53,7 @@ impl Supervisor {
         }
         let busy = matches!(self.phase, Phase::Busy { .. });
         let mut asked = self.living();
-        asked.retain(|process| {
-            let pid = process.identity.pid;
-            if pid == self.worker { busy } else { !self.is_own(pid) }
-        });
+        asked.retain(|process| if process.identity.pid == self.worker { busy } else { !self.is_own(process) });
         let worker_waits = busy && asked.len() > 1 && dies_of(self.worker, Signal::INT);
         if worker_waits {
             asked.retain(|process| process.identity.pid != self.worker);

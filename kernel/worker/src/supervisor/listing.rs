@@ -32,7 +32,7 @@ impl Supervisor {
     pub fn list_processes(&mut self) -> io::Result<()> {
         let everybody = descendants(Pid::this());
         self.note_origins(&everybody);
-        let mut listed: Vec<&Stat> = everybody.iter().filter(|process| !self.is_own(process.identity.pid)).collect();
+        let mut listed: Vec<&Stat> = everybody.iter().filter(|process| !self.is_own(process)).collect();
         listed.sort_by_key(|process| (process.identity.started, process.identity.pid));
         let processes = listed.into_iter().map(|process| self.describe(process)).collect();
         self.tell(&FromSupervisor::Processes { processes })
@@ -81,6 +81,7 @@ impl Supervisor {
         let mut spared = Spared::default();
         spared.add(Some(self.worker));
         spared.add(self.checkpoint.as_ref().map(|checkpoint| checkpoint.pid));
+        spared.add_newborn();
         self.end_tree(&spared)
     }
 

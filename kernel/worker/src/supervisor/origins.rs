@@ -62,7 +62,7 @@ impl Supervisor {
     pub fn note_origins(&mut self, everybody: &[Stat]) {
         let mut noted = HashMap::with_capacity(everybody.len());
         let mut by_pid: HashMap<Pid, CellId> = HashMap::with_capacity(everybody.len());
-        for process in everybody.iter().filter(|process| !self.is_own(process.identity.pid)) {
+        for process in everybody.iter().filter(|process| !self.is_own(process)) {
             let cell = self.origins.of(&process.identity).or_else(|| self.origin_of_new(process, &by_pid));
             if let Some(cell) = cell {
                 noted.insert(process.identity, cell);

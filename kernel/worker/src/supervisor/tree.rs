@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use forklab_sys::checkpoint::NAME;
 use forklab_sys::events::readable;
 use forklab_sys::process::{Pid, Signal, kill, kill_group};
 use forklab_sys::procfs::{Identity, Stat, children, descendants, stat};
@@ -39,6 +40,8 @@ const SHOTS: usize = 50;
 pub struct Spared {
     /// By pid, and when it started where it is not our own child.
     processes: HashMap<Pid, Option<u64>>,
+    /// A checkpoint that is being made, and whose pid is not known yet.
+    newborn: bool,
 }
 
 impl Spared {
@@ -51,16 +54,28 @@ impl Spared {
         self.processes.extend(processes.into_iter().map(|process| (process.pid, Some(process.started))));
     }
 
-    fn holds(&self, process: &Identity) -> bool {
-        self.processes.get(&process.pid).is_some_and(|started| started.is_none_or(|at| at == process.started))
+    /// Also a checkpoint that is being made. For those who do not end the worker.
+    pub fn add_newborn(&mut self) {
+        self.newborn = true;
     }
+
+    fn holds(&self, process: &Stat) -> bool {
+        let Identity { pid, started } = process.identity;
+        let listed = self.processes.get(&pid).is_some_and(|at| at.is_none_or(|at| at == started));
+        listed || self.newborn && is_checkpoint(process)
+    }
+}
+
+/// Whether a process is a checkpoint: our own child, under a name that no other of our children has but
+/// one who wants to be taken for it.
+fn is_checkpoint(process: &Stat) -> bool {
+    process.parent == Some(Pid::this()) && NAME.to_str().is_ok_and(|name| process.is_named(name))
 }
 
 /// The groups in which nobody is to live on. A signal to a group comes to all of it at once: a fork
 /// bomb that stays in its group, as most do, has no moment between two signals in which to grow.
 fn groups_to_end(everybody: &[Stat], spared: &Spared) -> HashSet<i32> {
-    let (living_on, ending): (Vec<&Stat>, Vec<&Stat>) =
-        everybody.iter().partition(|process| spared.holds(&process.identity));
+    let (living_on, ending): (Vec<&Stat>, Vec<&Stat>) = everybody.iter().partition(|process| spared.holds(process));
     let mut groups: HashSet<i32> = ending.iter().map(|process| process.group).collect();
     groups.retain(|group| living_on.iter().all(|process| process.group != *group));
     // Ours: nobody below can be in it, as our children lead sessions of their own.
@@ -116,14 +131,16 @@ impl Supervisor {
     /// Who lives below that user code has started.
     pub fn leftovers(&self) -> Vec<Stat> {
         let mut living = self.living();
-        living.retain(|process| !self.is_own(process.identity.pid));
+        living.retain(|process| !self.is_own(process));
         living
     }
 
-    /// Whether a process is the worker, its checkpoint, or an earlier one on its way out.
-    pub fn is_own(&self, pid: Pid) -> bool {
+    /// Whether a process is the worker, its checkpoint, an earlier one on its way out, or a new one of
+    /// which the worker has not told yet.
+    pub fn is_own(&self, process: &Stat) -> bool {
+        let pid = process.identity.pid;
         let checkpoint = self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.pid == pid);
-        pid == self.worker || checkpoint || self.retired.contains(&pid)
+        pid == self.worker || checkpoint || self.retired.contains(&pid) || is_checkpoint(process)
     }
 
     /// Ends every process below but the spared ones, and waits until they are gone. Tells the
@@ -142,7 +159,7 @@ impl Supervisor {
             self.shoot_at_sight(spared);
             let reaped = self.reaped;
             let everybody = self.living();
-            let victims: Vec<Stat> = everybody.iter().filter(|p| !spared.holds(&p.identity)).copied().collect();
+            let victims: Vec<Stat> = everybody.iter().filter(|p| !spared.holds(p)).copied().collect();
             for group in groups_to_end(&everybody, spared) {
                 // A group with no process left is not an error.
                 let _ = kill_group(group, Signal::KILL);
@@ -183,7 +200,7 @@ impl Supervisor {
                 let _ = kill_group(group, Signal::STOP);
             }
             let mut new = false;
-            for process in everybody.iter().filter(|process| !spared.holds(&process.identity)) {
+            for process in everybody.iter().filter(|process| !spared.holds(process)) {
                 if stopped.insert(process.identity) {
                     new = true;
                     // As below.
@@ -200,7 +217,9 @@ impl Supervisor {
 
     /// Our own children that are to go, zombies among them.
     fn sights(&self, spared: &Spared) -> Vec<Pid> {
-        children(Pid::this()).into_iter().filter(|pid| !spared.processes.contains_key(pid)).collect()
+        let known = |pid: &Pid| spared.processes.contains_key(pid);
+        let newborn = |pid: Pid| spared.newborn && stat(pid).is_some_and(|process| is_checkpoint(&process));
+        children(Pid::this()).into_iter().filter(|pid| !known(pid) && !newborn(*pid)).collect()
     }
 
     /// Kills our own children as soon as they are seen, again and again while there are new ones.

@@ -258,7 +258,7 @@ impl Supervisor {
     pub fn begin_limits(&mut self, cell: CellId, limits: Limits) -> Result<(), String> {
         let everybody = descendants(Pid::this());
         if self.watch.usage.as_ref().is_none_or(|usage| usage.cell != cell) {
-            let others = everybody.iter().filter(|process| !self.is_own(process.identity.pid));
+            let others = everybody.iter().filter(|process| !self.is_own(process));
             let others = others.map(|process| (process.identity, process.cpu + process.children_cpu)).collect();
             self.watch.refusals = Refusals { seen: self.watch.refused(), ..Refusals::default() };
             self.watch.usage = Some(Usage {
@@ -344,7 +344,7 @@ impl Supervisor {
         self.let_server_go_on();
         let everybody = descendants(Pid::this());
         let busy = matches!(self.phase, Phase::Busy { .. });
-        if !busy && everybody.iter().all(|process| process.zombie || self.is_own(process.identity.pid)) {
+        if !busy && everybody.iter().all(|process| process.zombie || self.is_own(process)) {
             self.watch.next_look = None;
             return Ok(());
         }
@@ -375,7 +375,7 @@ impl Supervisor {
         // One look for both: a bomb has more processes by the next.
         let everybody = descendants(Pid::this());
         self.note_origins(&everybody);
-        let leftovers = everybody.iter().filter(|p| !p.zombie && !self.is_own(p.identity.pid));
+        let leftovers = everybody.iter().filter(|p| !p.zombie && !self.is_own(p));
         let processes: Vec<(ProcessId, Option<CellId>)> =
             leftovers.map(|p| (p.identity.pid.into(), self.origins.of(&p.identity))).collect();
         self.end_leftovers()?;
@@ -418,7 +418,7 @@ impl Supervisor {
 
     /// The limits that a control group keeps, where it keeps them, and the watchdog where not.
     fn beyond_group(&mut self, everybody: &[Stat], cell: &Limits, notebook: &Limits) -> Option<Reached> {
-        let living = |process: &&Stat| !process.zombie && !self.is_own(process.identity.pid);
+        let living = |process: &&Stat| !process.zombie && !self.is_own(process);
         let all = everybody.iter().filter(living).count() as u64;
         let usage = self.watch.usage.as_ref()?;
         let before = everybody.iter().filter(living).filter(|p| usage.others.contains_key(&p.identity)).count() as u64;
