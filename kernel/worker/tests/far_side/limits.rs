@@ -345,9 +345,11 @@ fn a_worker_that_dies_between_tasks_is_restored_when_no_place_was_left() {
     let Some(mut far) = Keeper::Group.start() else { return };
     let worker = far.run("own_pid").0.numbers()[0];
     far.run("count");
+    let before = crate::harness::children(far.supervisor());
     let cell = call(&mut far, "leaves_twenty", processes(20));
     far.returned(&cell);
-    until("there is a checkpoint", || crate::harness::children(far.supervisor()).len() == 2);
+    let new = || crate::harness::children(far.supervisor()).into_iter().filter(|child| !before.contains(child)).count();
+    until("there is a new checkpoint", || new() == 1);
     // It has told of it when it waits for a message: for its copy's word, it waits in read(2).
     let waits = || std::fs::read_to_string(format!("/proc/{worker}/syscall")).unwrap_or_default();
     // recvmsg(2)'s number here.

@@ -110,7 +110,13 @@ impl State {
     /// What was written down since the last time, by cell.
     pub fn take(&mut self) -> Vec<(CellId, Vec<Event>, Vec<String>)> {
         let news = self.logs.iter_mut().filter(|(_, log)| !log.is_empty());
-        news.map(|(cell, log)| (*cell, std::mem::take(&mut log.events), std::mem::take(&mut log.gaps))).collect()
+        news.map(|(cell, log)| {
+            let mut events = std::mem::take(&mut log.events);
+            // Loop and tracer both write, each with the time at which it saw.
+            events.sort_by_key(|event| event.at);
+            (*cell, events, std::mem::take(&mut log.gaps))
+        })
+        .collect()
     }
 
     fn note(&mut self, cell: CellId, pid: Pid, what: What) {
