@@ -110,7 +110,9 @@ fn interrupt_a_compilation(standby: bool) {
     kernel.client.request(Channel::Shell, "complete_request", serde_json::json!({"code": "kep", "cursor_pos": 3}));
     if !standby {
         let engine = children(server, "engine").into_iter().min().expect("an engine");
-        children(engine, "engine").into_iter().for_each(kill);
+        let standbys = children(engine, "engine");
+        standbys.iter().copied().for_each(kill);
+        eventually("they have died", || !standbys.iter().any(|pid| is_alive(*pid)));
     }
     let id = kernel.client.send_execute("println!(\"never\"); loop { std::hint::spin_loop() }", &Options::default());
     kernel.client.wait_for("its input", |m| m.parent_id() == id && m.msg_type() == "execute_input");
