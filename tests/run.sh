@@ -4,7 +4,7 @@
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    without the browser
-#   tests/run.sh STEP...    only these steps: format layering lint rust kernel lessons install lab leftovers
+#   tests/run.sh STEP...    only these steps: format layering lint rust kernel abuse lessons install lab leftovers
 #
 # Everything is built in target/, installed below a prefix that is thrown away, and served on 127.0.0.1.
 # shellcheck disable=SC2317  # some functions are called by a trap or by another bash
@@ -19,7 +19,7 @@ readonly build_directory=${CARGO_TARGET_DIR:-$root/target}
 readonly venv=$build_directory/test-venv
 readonly python=$venv/bin/python
 
-readonly all_steps=(format layering lint rust kernel lessons install lab leftovers)
+readonly all_steps=(format layering lint rust kernel abuse lessons install lab leftovers)
 
 passed=0
 failed=0
@@ -219,6 +219,7 @@ main() {
     ! wanted rust || step rust 2400 cargo test --release --locked --workspace --no-fail-fast
     step template 600 "$build_directory/release/forklab" install --prefix "$FORKLAB_TEST_PREFIX"
     ! wanted kernel || pytest kernel 1200 test_jupyter.py test_contracts.py
+    ! wanted abuse || pytest abuse 600 test_abuse.py
     ! wanted lessons || pytest lessons 1200 test_notebooks.py
     ! wanted install || pytest install 900 test_install.py
     if wanted lab && [[ $quick == no ]]; then

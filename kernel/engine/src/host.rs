@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -63,6 +63,9 @@ pub fn main(
 
 struct Engine {
     places: Places,
+    data: Option<Data>,
+    /// The runner's epoch, as its file had it when a cell was last begun.
+    epoch: Option<Vec<u8>>,
     context: CommandContext,
     runner: Arc<Mutex<Child>>,
     noise: Noise,
@@ -105,7 +108,8 @@ impl Engine {
         let copy = duplicate(channel).map_err(unable)?;
         let started = noise.during(copy, || start::complete(context, &places, data.as_ref(), prepared));
         let Started { context, runner } = started.map_err(unable)?.map_err(panicked)?.map_err(evcxrs)?;
-        Ok(Engine { places, context, runner, noise, cells: Vec::new(), standbys: Vec::new(), lacks_standby: true })
+        let (cells, standbys) = (Vec::new(), Vec::new());
+        Ok(Engine { places, data, epoch: None, context, runner, noise, cells, standbys, lacks_standby: true })
     }
 
     /// Serves and leaves.
@@ -252,6 +256,7 @@ impl Engine {
     /// # Errors
     /// What came in the way before evcxr was given the cell; nothing has changed then.
     fn execute(&mut self, channel: &Peer, cell: &Cell) -> io::Result<Evaluated> {
+        self.bring_back_removed_files()?;
         let sources: Vec<&Cell> = self.cells.iter().chain([cell]).collect();
         fs::write(self.places.cells(), serde_json::to_vec(&sources)?)?;
         let context = &mut self.context;
@@ -267,6 +272,24 @@ impl Engine {
             }
             context.execute(&cell.code)
         })
+    }
+
+    /// A cell runs as the same user, and may have removed or renamed what it found in the directory for
+    /// temporary files. evcxr writes what is its own anew with each cell; the compiled crates come from
+    /// the template once more, and an epoch that began again would be taken for a dead engine's.
+    fn bring_back_removed_files(&mut self) -> io::Result<()> {
+        if self.places.build.join("Cargo.toml").is_file() && self.places.generated().parent().is_some_and(Path::is_dir)
+        {
+            self.epoch = fs::read(self.places.epoch()).ok();
+            return Ok(());
+        }
+        tracing::warn!("the build directory has been removed, and is made again");
+        start::fill(&self.places, self.data.as_ref())?;
+        fs::create_dir_all(self.places.build.join("src"))?;
+        if let Some(epoch) = &self.epoch {
+            fs::write(self.places.epoch(), epoch)?;
+        }
+        Ok(())
     }
 
     /// An error of evcxr's as the person is to read it. One that cannot be drawn is told in evcxr's words.

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
@@ -43,7 +44,8 @@ impl Started {
 
 /// Fills the build directory from the template, if there is one and the directory is new.
 pub(crate) fn fill(places: &Places, data: Option<&Data>) -> io::Result<bool> {
-    fs::create_dir_all(&places.build)?;
+    // Where the kernel's directory has gone, too, it is nobody else's business again.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&places.build)?;
     let Some(data) = data.filter(|data| data.template.join("Cargo.toml").is_file()) else {
         return Ok(false);
     };

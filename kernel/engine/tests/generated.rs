@@ -1,5 +1,5 @@
-//! The code that every cell carries, compiled alone and run: a panic never waits for somebody else's
-//! stdout.
+//! The code that every cell carries, compiled alone and run: neither a panic nor a child that leaves
+//! waits for somebody else's stdout.
 
 use std::io;
 use std::process::{Command, Stdio};
@@ -15,9 +15,12 @@ extern "C" fn nothing() {}
 extern "C" fn seen(_: Text, _: usize, _: u32, _: u32, _: Text, _: usize, _: Text, _: usize, _: bool) {
     crate::say_at_once("seen;");
 }
+extern "C" fn ended() -> ! {
+    crate::leave_child_at_once()
+}
 pub fn table() -> Host {
-    Host { version: 1, panicked: text, failed: text, display: texts, lost_variable: text, panic_seen: seen,
-        display_begin: nothing, display_end: nothing }
+    Host { version: 2, panicked: text, failed: text, display: texts, lost_variable: text, panic_seen: seen,
+        display_begin: nothing, display_end: nothing, leave_child: ended }
 }
 "#;
 
@@ -30,6 +33,10 @@ unsafe extern "C" {
     fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
     fn write(fd: i32, text: *const u8, count: usize) -> isize;
     fn _exit(status: i32) -> !;
+}
+
+fn leave_child_at_once() -> ! {
+    unsafe { _exit(8) }
 }
 
 fn say_at_once(text: &str) {
@@ -62,8 +69,22 @@ fn main() {
             assert_eq!(status, 7 << 8);
         }
     }
+    match unsafe { fork() } {
+        0 => generated::leave(None),
+        child => {
+            let mut status = 0;
+            assert_eq!(unsafe { waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 8 << 8);
+        }
+    }
     drop(release);
     holder.join().unwrap();
+
+    if unsafe { fork() } == 0 {
+        print!("child;");
+        generated::leave(None);
+    }
+    assert!(unsafe { waitpid(-1, std::ptr::null_mut(), 0) } > 0);
 
     print!("before;");
     assert!(catch_unwind(|| panic!("in the cell")).is_err());
@@ -94,6 +115,6 @@ fn a_panic_waits_for_nobodys_stdout() -> io::Result<()> {
     let output = child.wait_with_output()?;
     assert!(output.status.success(), "{}", output.status);
     // What the cell has written before its panic comes before it.
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "seen;seen;before;seen;");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "seen;seen;child;before;seen;");
     Ok(())
 }

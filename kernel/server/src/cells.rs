@@ -28,5 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn supervise(runtime_dir: PathBuf) -> io::Result<()> {
+    // As the server: see there.
+    forklab_sys::role::keep_others_out();
     forklab_worker::supervisor::main(UnixStream::from(take_standard_input()?), runtime_dir)
 }

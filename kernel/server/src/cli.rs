@@ -66,6 +66,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(role: Role) -> Result<(), Box<dyn std::error::Error>> {
+    if matches!(role, Role::Kernel { .. } | Role::Engine { .. } | Role::Runner) {
+        // A cell runs as the same user. What it finds of ours in `/proc` it shall not open: our channels
+        // are there, and our memory.
+        forklab_sys::role::keep_others_out();
+    }
     match role {
         Role::Kernel { connection_file, ignored: _ } => crate::kernel::serve(&connection_file),
         Role::Install(arguments) => Ok(crate::install::install(&arguments)?),

@@ -19,6 +19,12 @@ pub const MAX_DESCRIPTORS: usize = 8;
 /// The longest frame that is believed; a longer one is an error of the peer's.
 const MAX_FRAME: usize = 256 << 20;
 
+/// How much of a frame is read at one go by [`Unhurried`].
+const PORTION: usize = 64 << 10;
+
+/// How many portions are read before somebody else has a turn.
+const PORTIONS: usize = 64;
+
 /// One end of a channel that sends `S` and receives `R`.
 #[derive(Debug)]
 pub struct Channel<S, R> {
@@ -33,6 +39,29 @@ pub struct Received<R> {
     pub value: R,
     /// Its descriptors, close-on-exec.
     pub descriptors: Vec<OwnedFd>,
+}
+
+/// One end of a channel whose reader never waits: what has come of a frame is kept until the rest
+/// comes. For a peer that cannot be trusted to say the rest.
+#[derive(Debug)]
+pub struct Unhurried<S, R> {
+    channel: Channel<S, R>,
+    /// The longest frame that is believed, without its length.
+    most: usize,
+    /// What has come: the length's four bytes, then the body.
+    come: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// What [`Unhurried::receive`] has found.
+#[derive(Debug)]
+pub enum Heard<R> {
+    /// A whole value.
+    Value(Received<R>),
+    /// Not enough for a value.
+    NotYet,
+    /// The peer has closed the channel between two frames.
+    Closed,
 }
 
 impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
@@ -95,7 +124,7 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     pub fn receive(&self) -> io::Result<Option<Received<R>>> {
         let mut length = [0u8; 4];
         let mut descriptors = Vec::new();
-        let first = self.receive_first(&mut length, &mut descriptors)?;
+        let first = self.receive_part(&mut length, &mut descriptors, MsgFlags::empty())?;
         if first == 0 {
             return Ok(None);
         }
@@ -134,11 +163,12 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
         }
     }
 
-    fn receive_first(&self, length: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    /// Reads bytes, and the descriptors that ride on them.
+    fn receive_part(&self, part: &mut [u8], descriptors: &mut Vec<OwnedFd>, flags: MsgFlags) -> io::Result<usize> {
         let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
         loop {
-            let mut parts = [IoSliceMut::new(length)];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let mut parts = [IoSliceMut::new(part)];
+            let flags = flags | MsgFlags::MSG_CMSG_CLOEXEC;
             let message = match recvmsg::<()>(self.stream.as_raw_fd(), &mut parts, Some(&mut space), flags) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 // The peer left with something of ours unread: as gone as by closing.
@@ -157,9 +187,77 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
     }
 }
 
+impl<S: Serialize, R: DeserializeOwned> Unhurried<S, R> {
+    /// Speaks the channel's protocol over a connected stream, with frames of at most `most` bytes.
+    pub fn new(stream: UnixStream, most: usize) -> Self {
+        Unhurried { channel: Channel::new(stream), most, come: Vec::new(), descriptors: Vec::new() }
+    }
+
+    /// As [`Channel::send`], which does wait.
+    ///
+    /// # Errors
+    /// Those of [`Channel::send`].
+    pub fn send(&self, value: &S) -> io::Result<()> {
+        self.channel.send(value)
+    }
+
+    /// As [`Channel::send_with`], which does wait.
+    ///
+    /// # Errors
+    /// Those of [`Channel::send_with`].
+    pub fn send_with(&self, value: &S, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.channel.send_with(value, descriptors)
+    }
+
+    /// Takes in what has come, at most a few megabytes, without waiting.
+    ///
+    /// # Errors
+    /// As [`Channel::receive`]; `InvalidData` also for more descriptors than a frame may carry. After
+    /// an error, the channel is of no use.
+    pub fn receive(&mut self) -> io::Result<Heard<R>> {
+        let mut portion = vec![0; PORTION];
+        for _ in 0..PORTIONS {
+            let wanted = self.missing()?.min(PORTION);
+            let part = &mut portion[..wanted];
+            match self.channel.receive_part(part, &mut self.descriptors, MsgFlags::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::NotYet),
+                Err(error) => return Err(error),
+                Ok(0) if self.come.is_empty() => return Ok(Heard::Closed),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.come.extend_from_slice(&part[..count]),
+            }
+            if self.descriptors.len() > MAX_DESCRIPTORS {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors for one frame"));
+            }
+            if self.missing()? == 0 {
+                let value = serde_json::from_slice(&self.come[4..])?;
+                self.come.clear();
+                return Ok(Heard::Value(Received { value, descriptors: std::mem::take(&mut self.descriptors) }));
+            }
+        }
+        Ok(Heard::NotYet)
+    }
+
+    /// How many bytes are missing to what is to be read next: the length, then the body.
+    fn missing(&self) -> io::Result<usize> {
+        let Some(length) = self.come.first_chunk() else { return Ok(4 - self.come.len()) };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > self.most {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame that long is not ours"));
+        }
+        Ok(4 + length - self.come.len())
+    }
+}
+
 impl<S, R> AsFd for Channel<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+impl<S, R> AsFd for Unhurried<S, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 }
 

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -173,6 +175,62 @@ impl Diversion {
         self.memory.read_to_end(&mut written)?;
         Ok(written)
     }
+}
+
+/// Whether a call has failed because this process, or the machine, has as many descriptors as it may.
+pub fn none_left(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Whether this process can have as many more descriptors as the kernel's own calls need.
+///
+/// # Errors
+/// One of which [`none_left`] is true, or, for want of a standard error, another.
+pub fn try_to_have_some() -> io::Result<()> {
+    let any = io::stderr();
+    (0..RESERVED).map(|_| any.as_fd().try_clone_to_owned()).collect::<io::Result<Vec<_>>>().map(drop)
+}
+
+/// Gives up standard input, so that its number is free: for one whose limit leaves it no other.
+pub fn give_up_standard_input() {
+    // SAFETY: whoever reads standard input hereafter is told that it is closed, or finds what this
+    // process puts there next. Its owner, in Rust, is nobody.
+    unsafe { libc::close(0) };
+}
+
+/// Connects to the socket that listens at a path.
+///
+/// # Errors
+/// Those of connect(2), except `Interrupted`.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    connect_to(&SocketAddr::from_pathname(path)?)
+}
+
+/// Connects to the socket that listens under a name in the abstract namespace of unix(7), which is
+/// found from every root directory, with every mount and by every user.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_by_name(name: &str) -> io::Result<UnixStream> {
+    connect_to(&SocketAddr::from_abstract_name(name)?)
+}
+
+fn connect_to(address: &SocketAddr) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect_addr(address) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Listens under a name in the abstract namespace of unix(7). Anybody in this network namespace can
+/// connect: look at the [`peer`].
+///
+/// # Errors
+/// Those of bind(2); `AddrInUse` for a name that somebody has.
+pub fn listen_by_name(name: &str) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
 /// The process at the other end of a UNIX socket, as it was when it connected: SO_PEERCRED.

@@ -7,13 +7,18 @@
 
 use std::ffi::{CStr, CString, c_void};
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use nix::libc;
+
+/// As much of a file as a trial maps. The system makes whole pages of it.
+const PAGE: usize = 1;
 
 /// A loaded shared object. It stays loaded for the life of the process, whatever happens to this
 /// value: thread-local destructors and values of earlier cells point into it.
@@ -91,6 +96,36 @@ impl Library {
         // SAFETY: the handle is that of an object which is never unloaded.
         NonNull::new(unsafe { libc::dlsym(self.handle.as_ptr(), name.as_ptr()) })
     }
+}
+
+/// Whether this process could load a shared object: opens it and maps a page of it as code.
+///
+/// # Errors
+/// Those of open(2) and mmap(2).
+pub fn try_to_load(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    map(PAGE, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE, Some(&file))
+}
+
+/// Whether this process could get that many bytes of memory more.
+///
+/// # Errors
+/// `OutOfMemory` when its limits, or the machine, do not allow it.
+pub fn try_to_allocate(bytes: usize) -> io::Result<()> {
+    map(bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, None)
+}
+
+/// Maps memory, and gives it back.
+fn map(bytes: usize, protection: libc::c_int, flags: libc::c_int, file: Option<&File>) -> io::Result<()> {
+    let descriptor = file.map_or(-1, AsRawFd::as_raw_fd);
+    // SAFETY: a new mapping, at an address of the system's choice, changes no other.
+    let address = unsafe { libc::mmap(ptr::null_mut(), bytes, protection, flags, descriptor, 0) };
+    if address == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping is the one that was just made, and nobody has its address.
+    unsafe { libc::munmap(address, bytes) };
+    Ok(())
 }
 
 impl Variables {

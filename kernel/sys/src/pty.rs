@@ -13,15 +13,23 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::termios::{
-    FlushArg, InputFlags, LocalFlags, SetArg, SpecialCharacterIndices as Key, Termios, tcflush, tcgetattr, tcsetattr,
+    FlowArg, FlushArg, InputFlags, LocalFlags, SetArg, SpecialCharacterIndices as Key, Termios, tcflow, tcflush,
+    tcgetattr, tcsetattr,
 };
 
 /// The longest piece of a line that the terminal is given at once. Its line buffer takes 4095
 /// bytes and throws the rest away.
 const LONGEST_PIECE: usize = 4000;
 
+/// Its size. It is a program's to ask for, and to set.
+const SIZE: Winsize = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+
 /// A pseudo-terminal, both of its sides.
+///
+/// A program may hang it up (vhangup(2)); nobody can use it then, ever again. [`Pty::reset`] and
+/// [`Pty::discard_output`] put a new one in its place, under another name.
 #[derive(Debug)]
 pub struct Pty {
     master: File,
@@ -36,8 +44,7 @@ impl Pty {
     /// # Errors
     /// Those of openpty(3) and tcsetattr(3).
     pub fn open() -> io::Result<Pty> {
-        let size = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
-        let ends = openpty(Some(&size), None)?;
+        let ends = openpty(Some(&SIZE), None)?;
         for end in [&ends.master, &ends.slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         }
@@ -49,7 +56,7 @@ impl Pty {
         settings.input_flags.remove(InputFlags::ICRNL | InputFlags::IXON);
         settings.input_flags.insert(InputFlags::IUTF8);
         let pty = Pty { master: File::from(ends.master), terminal: ends.slave, path, settings };
-        pty.reset()?;
+        pty.put_back()?;
         Ok(pty)
     }
 
@@ -63,16 +70,38 @@ impl Pty {
         &self.path
     }
 
-    /// Throws away what was typed and not read, and undoes what programs have set.
+    /// Throws away what was typed and not read, and undoes what programs have set. Where a program
+    /// has hung the terminal up, there is a new one afterwards.
     ///
     /// # Errors
-    /// Those of tcflush(3) and tcsetattr(3).
-    pub fn reset(&self) -> io::Result<()> {
+    /// Those of [`Pty::open`].
+    pub fn reset(&mut self) -> io::Result<()> {
+        match self.put_back() {
+            Ok(()) => Ok(()),
+            Err(_) => self.replace(),
+        }
+    }
+
+    fn put_back(&self) -> io::Result<()> {
         // What was typed last may still be on its way from one side to the other, where tcflush(3)
         // does not see it; a poll(2) of the terminal waits until it has arrived.
         self.has_input()?;
         tcflush(&self.terminal, FlushArg::TCIFLUSH)?;
-        Ok(tcsetattr(&self.terminal, SetArg::TCSANOW, &self.settings)?)
+        tcsetattr(&self.terminal, SetArg::TCSANOW, &self.settings)?;
+        // A program that has stopped output (TCOOFF) would have later ones wait for ever.
+        tcflow(&self.terminal, FlowArg::TCOON)?;
+        let (terminal, size) = (self.terminal.as_raw_fd(), SIZE);
+        // SAFETY: TIOCSWINSZ reads one structure of this type; the descriptor is open.
+        unsafe { libc::ioctl(terminal, libc::TIOCSWINSZ, &raw const size) };
+        // SAFETY: TIOCNXCL takes no argument. Without it, nobody could open `/dev/tty` after a
+        // program that wanted the terminal for itself (TIOCEXCL).
+        unsafe { libc::ioctl(terminal, libc::TIOCNXCL) };
+        Ok(())
+    }
+
+    fn replace(&mut self) -> io::Result<()> {
+        *self = Pty::open()?;
+        Ok(())
     }
 
     /// Whether a read of the terminal would return at once.
@@ -98,12 +127,13 @@ impl Pty {
     /// gives the reader what was typed so far. Control characters are taken literally.
     ///
     /// # Errors
-    /// Those of write(2); `WouldBlock` when earlier pieces fill the terminal.
+    /// Those of write(2); `WouldBlock` when earlier pieces fill the terminal. A terminal that was hung
+    /// up takes everything.
     pub fn type_piece(&self, text: &[u8]) -> io::Result<usize> {
         let line = text.iter().position(|&b| b == b'\n').map_or(text.len(), |at| at + 1);
         let len = line.min(LONGEST_PIECE);
         let piece = &text[..len];
-        let now = tcgetattr(&self.terminal)?;
+        let Some(now) = self.settings_now()? else { return Ok(len) };
         if !now.local_flags.contains(LocalFlags::ICANON) {
             (&self.master).write_all(piece)?;
             return Ok(len);
@@ -127,19 +157,30 @@ impl Pty {
     /// # Errors
     /// Those of write(2).
     pub fn type_end_of_file(&self) -> io::Result<()> {
-        (&self.master).write_all(&[tcgetattr(&self.terminal)?.control_chars[Key::VEOF as usize]])
+        let Some(now) = self.settings_now()? else { return Ok(()) };
+        (&self.master).write_all(&[now.control_chars[Key::VEOF as usize]])
+    }
+
+    /// What programs have set. `None` when the terminal was hung up: whoever reads it is at its end.
+    fn settings_now(&self) -> io::Result<Option<Termios>> {
+        match tcgetattr(&self.terminal) {
+            Err(Errno::EIO) => Ok(None),
+            other => Ok(Some(other?)),
+        }
     }
 
     /// Throws away what programs have written to the terminal itself (`/dev/tty`); unread, it
-    /// would stop them in the end.
+    /// would stop them in the end. Where a program has hung the terminal up, there is a new one
+    /// afterwards: the old one would be readable for ever.
     ///
     /// # Errors
-    /// Those of read(2).
-    pub fn discard_output(&self) -> io::Result<()> {
+    /// Those of read(2) and [`Pty::open`].
+    pub fn discard_output(&mut self) -> io::Result<()> {
         let mut buffer = [0; 4096];
         loop {
             match (&self.master).read(&mut buffer) {
-                Ok(0) => return Ok(()),
+                Ok(0) => return self.replace(),
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => return self.replace(),
                 Ok(_) => continue,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -162,16 +203,32 @@ pub fn new_session() -> io::Result<()> {
     Ok(nix::unistd::setsid().map(drop)?)
 }
 
-/// Makes a terminal this session's own: TIOCSCTTY. The caller leads a session that has none.
+/// Makes a terminal this session's own: TIOCSCTTY. The caller leads a session that has none, or
+/// that has this one.
 ///
 /// # Errors
-/// `PermissionDenied` when the terminal is another session's, or the caller leads none.
+/// `PermissionDenied` when the terminal is another session's, or the caller leads none or has another.
 pub fn take_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes a number and no pointer; the descriptor is open for the call.
     match unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Brings this process's group to the terminal's foreground, also from the background: tcsetpgrp(3).
+///
+/// # Errors
+/// Those of tcsetpgrp(3).
+pub fn come_to_foreground(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    let mut stop = SigSet::empty();
+    stop.add(nix::sys::signal::Signal::SIGTTOU);
+    let mut before = SigSet::empty();
+    // From the background the call is refused, or stops who calls, unless this signal is blocked.
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&stop), Some(&mut before))?;
+    let done = nix::unistd::tcsetpgrp(terminal, nix::unistd::getpgrp());
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    Ok(done?)
 }
 
 #[cfg(test)]
@@ -186,7 +243,7 @@ mod tests {
 
     #[test]
     fn lines_long_lines_control_characters_and_the_end_arrive() -> io::Result<()> {
-        let pty = Pty::open()?;
+        let mut pty = Pty::open()?;
         assert!(!pty.has_input()?);
         assert_eq!(pty.type_piece(b"one\ntwo\n")?, 4);
         assert!(pty.has_input()?);

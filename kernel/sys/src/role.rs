@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use nix::libc;
 
@@ -23,6 +24,86 @@ pub fn receive_when_parent_dies(signal: Signal) -> io::Result<()> {
 /// None on Linux 3.4 or newer.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// How many processes this one's user may have: the soft RLIMIT_NPROC.
+pub fn most_processes() -> Option<u64> {
+    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NPROC).ok().map(|(soft, _)| soft)
+}
+
+/// Whether children of this process live in a pid namespace other than its own: unshare(2) with
+/// CLONE_NEWPID.
+pub fn children_have_another_pid_namespace() -> bool {
+    let namespace = |which| std::fs::read_link(format!("/proc/self/ns/{which}")).ok();
+    // Where /proc is not mounted, nothing is known. A namespace without processes has no name yet.
+    namespace("pid").is_some_and(|own| namespace("pid_for_children").is_none_or(|childrens| childrens != own))
+}
+
+/// Which root directory and which mounts this process has: equal for as long as both are the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    root: Option<(u64, u64)>,
+    mounts: Option<std::path::PathBuf>,
+}
+
+impl View {
+    /// This process's own, now.
+    pub fn now() -> View {
+        let root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
+        View { root, mounts: std::fs::read_link("/proc/self/ns/mnt").ok() }
+    }
+}
+
+/// Keeps other processes of the same user away from this one's descriptors and memory, in `/proc` as
+/// well as by ptrace(2) and pidfd_getfd(2): PR_SET_DUMPABLE. Only those with CAP_SYS_PTRACE still come
+/// in, debuggers among them; a crash leaves no core. Children inherit it, programs do not.
+///
+/// Who wants to look into a running kernel starts it with FORKLAB_TRACEABLE=1, and nobody is kept out.
+pub fn keep_others_out() {
+    if std::env::var_os("FORKLAB_TRACEABLE").is_some_and(|value| value == "1") {
+        return;
+    }
+    // The call knows this value since Linux 2.3.
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// Undoes [`keep_others_out`].
+pub fn let_others_in() {
+    // As above.
+    let _ = nix::sys::prctl::set_dumpable(true);
+}
+
+/// Gives up, for good and for every child, what root has over processes that keep others out:
+/// CAP_SYS_PTRACE. Tracing one's own children needs nothing of it.
+///
+/// # Errors
+/// Those of capset(2). Who has not got it has nothing to give up.
+pub fn give_up_tracing_everybody() -> io::Result<()> {
+    const VERSION: u32 = 0x2008_0522;
+    const SYS_PTRACE: libc::c_ulong = 19;
+    /// Capabilities 0 to 31, and 32 to 63: effective, permitted, inheritable.
+    type Sets = [[u32; 3]; 2];
+    let mut header = [VERSION, 0];
+    let mut sets: Sets = [[0; 3]; 2];
+    // SAFETY: the header names this process and the version whose two structures `sets` has room for.
+    if unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if sets[0].iter().all(|set| set & (1 << SYS_PTRACE) == 0) {
+        return Ok(());
+    }
+    // A program of root's gets all that is left in the bounding set. Fails for who is not root in
+    // fact; then no program gets it anyway.
+    // SAFETY: PR_CAPBSET_DROP takes a number.
+    unsafe { libc::prctl(libc::PR_CAPBSET_DROP, SYS_PTRACE, 0, 0, 0) };
+    for set in &mut sets[0] {
+        *set &= !(1 << SYS_PTRACE);
+    }
+    // SAFETY: as above; nothing is written. What leaves the permitted set leaves the ambient one.
+    match unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Sets the name that `ps -o comm` shows, of 15 bytes at most: PR_SET_NAME.

@@ -95,13 +95,63 @@ fn interrupts() -> SigSet {
     set
 }
 
-/// Makes this process deaf to every signal that would end or stop it but SIGTERM, SIGKILL, SIGSTOP
-/// and those that a fault of its own raises.
+/// Makes this process deaf to every signal from others but SIGTERM, SIGCHLD, SIGKILL and SIGSTOP. Those
+/// that it has blocked still come to [`Signals`]. Faults of its own still end it: the system then
+/// ignores nothing. Programs that it starts inherit most of this; see [`reset_inherited`].
 pub fn ignore_strangers() {
-    let own = [libc::SIGTERM, libc::SIGCHLD, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT];
-    for signal in programs_signals().filter(|signal| !own.contains(signal)) {
+    let kept = [libc::SIGTERM, libc::SIGCHLD, libc::SIGSEGV, libc::SIGBUS];
+    for signal in programs_signals().filter(|signal| !kept.contains(signal)) {
         // SAFETY: ignoring is no function; signals that cannot be ignored are refused.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    ignore_library_signals();
+    for signal in [libc::SIGSEGV, libc::SIGBUS] {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: all zeroes is a valid structure: no flags, an empty mask.
+        let action = unsafe {
+            (*action.as_mut_ptr()).sa_sigaction = only_own_faults as *const () as libc::sighandler_t;
+            (*action.as_mut_ptr()).sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+            action.assume_init()
+        };
+        // SAFETY: the handler is of the type that SA_SIGINFO asks for and does what a handler may.
+        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    }
+}
+
+/// A fault ends the process, at its second attempt; the same signal from somebody else does nothing.
+/// A handler and not SIG_IGN, which programs would inherit, and Rust's runtime then tells of no stack's
+/// overflow.
+extern "C" fn only_own_faults(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the system passes a valid structure to a handler with SA_SIGINFO.
+    if unsafe { (*info).si_code } > 0 {
+        // SAFETY: the default action is no function, and signal(2) is safe in a handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// The C library keeps the signals between the programs' two ranges for itself and lets nobody set
+/// them by its own functions. As long as it has not set them either, anybody can end this process
+/// with them.
+fn ignore_library_signals() {
+    /// The system's own structure begins so, and has no more than this.
+    #[repr(C)]
+    struct Action {
+        handler: libc::sighandler_t,
+        rest: [u64; 8],
+    }
+    // Of the mask, in bytes.
+    let size = size_of::<u64>();
+    for signal in libc::SIGSYS + 1..libc::SIGRTMIN() {
+        let mut action = Action { handler: libc::SIG_DFL, rest: [0; 8] };
+        let none = std::ptr::null::<Action>();
+        // SAFETY: the structure has room for the system's own, and nothing is set.
+        let asked = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, none, &raw mut action, size) };
+        if asked != 0 || action.handler != libc::SIG_DFL {
+            continue;
+        }
+        let ignore = Action { handler: libc::SIG_IGN, rest: [0; 8] };
+        // SAFETY: the structure is a valid one; ignoring is no function, and nothing is written.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const ignore, none.cast_mut(), size) };
     }
 }
 

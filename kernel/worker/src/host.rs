@@ -18,7 +18,7 @@
 //! (`forklab_engine::rewrite`); `VERSION` changes with it.
 
 /// The version of the table's layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A text crossing the border: the address of its first byte.
 pub use forklab_sys::generated::Text;
@@ -45,4 +45,6 @@ pub struct Host {
     /// Ends `display_begin`. What was written is cut into displays along evcxr's markers
     /// (`EVCXR_BEGIN_CONTENT mime`, `EVCXR_END_CONTENT`), the rest is output.
     pub display_end: extern "C" fn(),
+    /// A forked child has come to the function's end, and has flushed its stdout if it could. It leaves.
+    pub leave_child: extern "C" fn() -> !,
 }

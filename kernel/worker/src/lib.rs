@@ -15,6 +15,8 @@ mod orders;
 
 pub mod worker;
 
+mod fitness;
+
 pub mod host;
 mod report;
 

@@ -276,6 +276,13 @@ pub enum Outcome {
         /// Whether the state before the task is back.
         restored: bool,
     },
+    /// The function returned, but the process as it has left it cannot run another one. It was ended.
+    Stranded {
+        /// What is in the way.
+        hindrance: Hindrance,
+        /// Whether the state before the task is back.
+        restored: bool,
+    },
     /// It was ended because a limit was reached.
     OverLimit {
         /// Which.
@@ -283,6 +290,26 @@ pub enum Outcome {
         /// Whether the state before the task is back.
         restored: bool,
     },
+}
+
+/// What keeps a worker from running another task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hindrance {
+    /// It cannot open the kernel's files: another root directory, other mounts, another user, a
+    /// filter of system calls.
+    Files {
+        /// What open(2) or mmap(2) says.
+        errno: i32,
+    },
+    /// Its limits leave it no memory.
+    Memory,
+    /// Its limit leaves it no file descriptors.
+    Descriptors,
+    /// Its limit leaves it no processes, so there is no checkpoint for the next task.
+    Processes,
+    /// Its children are to live in another pid namespace: the first is that namespace's init, and
+    /// nobody can be forked after its end.
+    PidNamespace,
 }
 
 /// What generated code told the worker while the function ran.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::messages::{Outcome, ProcessId, Task};
+use crate::messages::{Hindrance, Outcome, ProcessId, Task};
 
 /// From the supervisor to the worker, or to its sleeping copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub enum ToWorker {
     Begin {
         /// Where to connect after a task.
         socket: PathBuf,
+        /// Another way to the same, which needs no files: a name in the abstract namespace of unix(7).
+        name: String,
     },
     /// Wakes a checkpoint, which is the worker from then on. Descriptor: the terminal.
     /// Answered by `Ready`.
@@ -32,6 +34,9 @@ pub enum ToWorker {
         checkpoint: bool,
         /// How many files a process of the task may have open.
         files: Option<u64>,
+        /// Comes back with what becomes of it: user code may find the way to the supervisor, and does
+        /// not know this.
+        token: u64,
     },
 }
 
@@ -40,10 +45,17 @@ pub enum ToWorker {
 pub enum FromWorker {
     /// The worker waits for a task.
     Ready {
-        /// How the last one ended; nothing after `Begin` and `Wake`.
-        ended: Option<Outcome>,
+        /// How the last one ended, and its token; nothing after `Begin`, `Wake` and `Prepare`.
+        ended: Option<(Outcome, u64)>,
         /// A copy of the worker as it is now, asleep. Its line comes as a descriptor. Nothing when
         /// the system would not make one.
         checkpoint: Option<ProcessId>,
+    },
+    /// The task has ended, and this process can run no other. It waits to be ended.
+    Stranded {
+        /// Why.
+        hindrance: Hindrance,
+        /// The task's.
+        token: u64,
     },
 }

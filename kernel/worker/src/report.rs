@@ -19,8 +19,17 @@ use crate::limits::{self, Shown};
 use crate::messages::{Location, Panic, Report};
 
 /// The table that every shared object is given.
-pub static HOST: Host =
-    Host { version: VERSION, panicked, failed, display, lost_variable, panic_seen, display_begin, display_end };
+pub static HOST: Host = Host {
+    version: VERSION,
+    panicked,
+    failed,
+    display,
+    lost_variable,
+    panic_seen,
+    display_begin,
+    display_end,
+    leave_child: leave_child_at_end,
+};
 
 static COLLECTED: Mutex<Collected> = Mutex::new(Collected {
     report: Report { panic: None, error: None, displays: Vec::new(), lost_variables: Vec::new(), shell: None },
@@ -111,6 +120,10 @@ pub fn finish() -> Report {
     let rest = std::mem::take(&mut collected.shown).rest();
     collected.report.displays.extend(rest);
     std::mem::take(&mut collected.report)
+}
+
+extern "C" fn leave_child_at_end() -> ! {
+    leave_child()
 }
 
 /// The function has returned in a forked child, which leaves here. Nothing of the worker's own is

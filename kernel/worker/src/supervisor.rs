@@ -18,14 +18,17 @@ mod tree;
 mod watch;
 
 use std::collections::HashSet;
+use std::fs::DirBuilder;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forklab_sys::channel::{Channel, Received};
-use forklab_sys::descriptors::peer;
+use forklab_sys::channel::{Channel, Received, Unhurried};
+use forklab_sys::descriptors::{listen_by_name, peer};
 use forklab_sys::events::readable;
 use forklab_sys::process::{ExitStatus, Pid, Signal};
 use forklab_sys::procfs::Identity;
@@ -33,7 +36,7 @@ use forklab_sys::pty::Pty;
 use forklab_sys::role;
 use forklab_sys::signals::{self, Signals};
 
-use crate::messages::{CellId, FromSupervisor, Limits, Outcome, Task, ToSupervisor};
+use crate::messages::{CellId, FromSupervisor, Hindrance, Limits, Outcome, Task, ToSupervisor};
 use crate::orders::{FromWorker, ToWorker};
 use input::Keyboard;
 use interrupt::Interrupting;
@@ -52,14 +55,17 @@ const LONGEST_SOCKET: usize = 107;
 /// The niceness of one who has little to do and must do it at once.
 const BEFORE_OTHERS: i32 = -10;
 
-/// How long a worker may take to say half a message; all of ours come in one piece.
-const PATIENCE_FOR_A_MESSAGE: Duration = Duration::from_secs(5);
+/// The longest report: what `limits` lets through, should JSON write each byte of it as six.
+const LONGEST_REPORT: usize = 64 << 20;
+
+/// How many of those who connect are looked at before others have their turn.
+const KNOCKS_AT_ONCE: usize = 64;
 
 /// How long a dead kernel's directory may resist.
 const TIME_TO_CLEAR: Duration = Duration::from_secs(2);
 
 type Server = Channel<FromSupervisor, ToSupervisor>;
-type Connection = Channel<ToWorker, FromWorker>;
+type Connection = Unhurried<ToWorker, FromWorker>;
 
 /// Runs as the supervisor until the server says so or closes its end of the channel; every process
 /// below has ended by then. `runtime_dir` is a directory that only this user can enter.
@@ -121,9 +127,34 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    if let Some(directory) = socket.parent() {
+        // There, unless a cell has removed it, and then our predecessor.
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    }
     let listener = UnixListener::bind(socket)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// The next of those who wait at any of these.
+fn accepted<'a>(listeners: impl Iterator<Item = &'a UnixListener>) -> io::Result<Option<UnixStream>> {
+    for listener in listeners {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => return Ok(Some(stream)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A number that nobody guesses.
+fn secret() -> u64 {
+    // The keys of std's hasher come from the system's source of random numbers.
+    std::hash::RandomState::new().build_hasher().finish()
 }
 
 struct Supervisor {
@@ -132,7 +163,9 @@ struct Supervisor {
     parent: Option<Pid>,
     signals: Signals,
     listener: UnixListener,
-    socket: PathBuf,
+    /// The same by another name, for a worker that does not find the path any more; see [`Home`].
+    by_name: Option<UnixListener>,
+    home: Home,
     pty: Pty,
     worker: Pid,
     /// How the present worker ended, from its reaping until there is another.
@@ -158,6 +191,19 @@ struct Supervisor {
     /// Processes have been asked to end, and have a moment for it.
     interrupting: Option<Interrupting>,
     awaited: Option<Awaited>,
+    /// The worker has said that it cannot go on, and was killed for it.
+    stranded: Option<Hindrance>,
+    /// Which source of events was served last.
+    served: usize,
+}
+
+/// Where the worker finds us after a task.
+struct Home {
+    /// Only this user gets there.
+    socket: PathBuf,
+    /// In the abstract namespace of unix(7), where a path is of no use: after chroot(2), with other
+    /// mounts, when a cell has removed the kernel's files. Anybody gets there, and is sent away.
+    name: String,
 }
 
 /// What the present worker does.
@@ -170,7 +216,7 @@ enum Phase {
     Preparing { deadline: Instant },
     /// It runs one, and makes a checkpoint then if that is wanted. `before` lived below the supervisor
     /// when the task began.
-    Busy { cell: CellId, checkpoint: bool, before: HashSet<Identity> },
+    Busy { cell: CellId, token: u64, checkpoint: bool, before: HashSet<Identity> },
 }
 
 struct Queued {
@@ -210,15 +256,19 @@ impl Supervisor {
         role::receive_when_parent_dies(Signal::TERM)?;
         let socket = runtime_dir.join(SOCKET);
         let listener = listen(&socket)?;
+        let home = Home { socket, name: format!("forklab-{}-{:016x}", Pid::this(), secret()) };
+        // Without it, the path is the only way.
+        let by_name = listen_by_name(&home.name).and_then(|l| l.set_nonblocking(true).map(|()| l)).ok();
         let pty = Pty::open()?;
         let mut watch = Watch::start();
-        let (worker, connection) = life::spawn(&socket, &pty, &mut watch)?;
+        let (worker, connection) = life::spawn(&home, &pty, &mut watch)?;
         let supervisor = Supervisor {
             server: Channel::new(server),
             parent: Pid::parent(),
             signals,
             listener,
-            socket,
+            by_name,
+            home,
             pty,
             worker,
             worker_ended: None,
@@ -236,6 +286,8 @@ impl Supervisor {
             recorder: Recorder::new()?,
             interrupting: None,
             awaited: None,
+            stranded: None,
+            served: 0,
         };
         supervisor.tell(&supervisor.watch.limiting())?;
         Ok(supervisor)
@@ -266,27 +318,32 @@ impl Supervisor {
     }
 
     /// Waits for the next event. The server comes first: an interrupt must not queue up behind
-    /// what it is to end.
+    /// what it is to end. Then what is due by the clock; then everybody in turn, since user code can
+    /// keep most of the sources ready for ever: by knocking, by writing to the terminal, by dying.
     fn wait(&mut self) -> io::Result<Event> {
-        let mut sources: Vec<BorrowedFd<'_>> = vec![
-            self.server.as_fd(),
-            self.signals.as_fd(),
-            self.listener.as_fd(),
-            self.pty.screen(),
-            self.recorder.zombies(),
+        let mut sources: Vec<(BorrowedFd<'_>, fn() -> Event)> = vec![
+            (self.server.as_fd(), || Event::Server(None)),
+            (self.signals.as_fd(), || Event::Signal),
+            (self.listener.as_fd(), || Event::Knock),
+            (self.pty.screen(), || Event::Screen),
+            (self.recorder.zombies(), || Event::Reaped),
         ];
-        sources.extend(self.connection.as_ref().map(AsFd::as_fd));
-        let patience = self.next_clock().map(|at| at.saturating_duration_since(Instant::now()));
-        let ready = readable(&sources, patience)?;
-        Ok(match ready.iter().position(|ready| *ready) {
-            Some(0) => Event::Server(self.server.receive()?),
-            Some(1) => Event::Signal,
-            Some(2) => Event::Knock,
-            Some(3) => Event::Screen,
-            Some(4) => Event::Reaped,
-            Some(_) => Event::Worker,
-            None => Event::Clock,
-        })
+        sources.extend(self.by_name.as_ref().map(|l| (l.as_fd(), (|| Event::Knock) as fn() -> Event)));
+        sources.extend(self.connection.as_ref().map(|c| (c.as_fd(), (|| Event::Worker) as fn() -> Event)));
+        let descriptors: Vec<BorrowedFd<'_>> = sources.iter().map(|(descriptor, _)| *descriptor).collect();
+        let next = self.next_clock();
+        let ready = readable(&descriptors, next.map(|at| at.saturating_duration_since(Instant::now())))?;
+        if ready[0] {
+            return Ok(Event::Server(self.server.receive()?));
+        }
+        if next.is_some_and(|at| at <= Instant::now()) {
+            return Ok(Event::Clock);
+        }
+        let turns = (self.served + 1..sources.len()).chain(1..sources.len());
+        let Some(served) = turns.into_iter().find(|&source| ready[source]) else { return Ok(Event::Clock) };
+        let event = sources[served].1();
+        self.served = served;
+        Ok(event)
     }
 
     /// The next moment at which something is due without anybody's saying so.
@@ -345,24 +402,16 @@ impl Supervisor {
 
     /// Somebody connects. Only the worker has business here, and only when it runs a task.
     fn on_knock(&mut self) -> io::Result<()> {
-        loop {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error),
-            };
+        for _ in 0..KNOCKS_AT_ONCE {
+            let listeners = [Some(&self.listener), self.by_name.as_ref()];
+            let Some(stream) = accepted(listeners.into_iter().flatten())? else { return Ok(()) };
             // The pid is the worker's own and not another's who got it later: the worker is our
             // child, and its pid stays taken until we reap it.
-            if peer(&stream)? != Some(self.worker) {
-                continue;
-            }
-            if matches!(self.phase, Phase::Busy { .. }) {
-                stream.set_nonblocking(false)?;
-                stream.set_read_timeout(Some(PATIENCE_FOR_A_MESSAGE))?;
-                self.connection = Some(Channel::new(stream));
+            if peer(&stream)? == Some(self.worker) && matches!(self.phase, Phase::Busy { .. }) {
+                self.connection = Some(Unhurried::new(stream, LONGEST_REPORT));
             }
         }
+        Ok(())
     }
 
     /// A task is over.

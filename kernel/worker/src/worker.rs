@@ -9,17 +9,20 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use forklab_sys::channel::Channel;
 use forklab_sys::checkpoint::{self, Copy};
-use forklab_sys::descriptors::{Room, null, set_standard, take_standard_input};
+use forklab_sys::descriptors::{
+    Room, connect, connect_by_name, give_up_standard_input, null, set_standard, take_standard_input,
+};
 use forklab_sys::generated::{Library, Origin, Variables};
 use forklab_sys::process::{ExitStatus, Signal, exit_now};
 use forklab_sys::signals::HeldInterrupts;
 use forklab_sys::{pty, role, signals};
 
-use crate::messages::{Outcome, ProcessId, Report, Task};
+use crate::fitness::Fitness;
+use crate::messages::{Hindrance, Outcome, ProcessId, Report, Task};
 use crate::orders::{FromWorker, ToWorker};
 use crate::report;
 
@@ -35,8 +38,8 @@ const FIRST_VICTIM: i32 = 1000;
 type Supervisor = Channel<FromWorker, ToWorker>;
 
 /// With what the worker leaves when it cannot reach its supervisor any more, because user code has
-/// taken the means away (no descriptor left, another root directory).
-const UNREACHABLE: i32 = 70;
+/// taken the means away (a filter of system calls).
+pub const UNREACHABLE: i32 = 70;
 
 /// Runs as the worker. Standard input is the first connection to the supervisor. Returns when the
 /// supervisor has gone.
@@ -56,23 +59,33 @@ pub fn main() -> io::Result<()> {
     set_standard(None, Some(null.as_fd()), Some(null.as_fd()))?;
     drop(null);
     let Some(first) = supervisor.receive()? else { return Ok(()) };
-    let ToWorker::Begin { socket } = first.value else {
+    let ToWorker::Begin { socket, name } = first.value else {
         return Err(io::Error::other("the supervisor did not begin at the beginning"));
     };
+    // Root's worker could open what our processes keep to themselves. Where it cannot give that up,
+    // it had no right to it.
+    let _ = role::give_up_tracing_everybody();
     let score = role::memory_victim_score();
     settle(first.descriptors)?;
     let interrupts = Some(interrupts);
-    let worker = Worker { socket, variables: Variables::none(), room: Room::default(), interrupts, score };
-    worker.serve(supervisor)
+    let (variables, room, fitness) = (Variables::none(), Room::default(), Fitness::new());
+    Worker { socket, name, variables, room, interrupts, score, fitness }.serve(supervisor)
 }
 
 /// What a process does that becomes the worker: fresh from exec, or woken.
 fn settle(descriptors: Vec<OwnedFd>) -> io::Result<()> {
     let [terminal] = <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| io::Error::other("no terminal came"))?;
-    role::receive_when_parent_dies(Signal::KILL)?;
     set_standard(Some(terminal.as_fd()), None, None)?;
     pty::take_terminal(terminal.as_fd())?;
     report::become_worker();
+    take_place()
+}
+
+/// What a process does before each task, since the one before it may have undone it.
+fn take_place() -> io::Result<()> {
+    role::receive_when_parent_dies(Signal::KILL)?;
+    // The supervisor looks at it to see who waits for input.
+    role::let_others_in();
     // When memory is short, what a cell does goes before everybody else. A system without the means
     // chooses by size, which is right mostly.
     let _ = role::set_memory_victim_score(FIRST_VICTIM);
@@ -81,6 +94,8 @@ fn settle(descriptors: Vec<OwnedFd>) -> io::Result<()> {
 
 struct Worker {
     socket: PathBuf,
+    /// The same socket's other name.
+    name: String,
     variables: Variables,
     /// For our own descriptors, between tasks.
     room: Room,
@@ -89,11 +104,13 @@ struct Worker {
     interrupts: Option<HeldInterrupts>,
     /// How likely the worker was to be ended for want of memory before it raised that.
     score: Option<i32>,
+    /// Whether the last task has left this process fit for another one.
+    fitness: Fitness,
 }
 
 impl Worker {
     fn serve(mut self, mut supervisor: Supervisor) -> io::Result<()> {
-        let mut ended = None;
+        let mut ended: Option<(Outcome, u64)> = None;
         let mut wanted = true;
         loop {
             match wanted.then(|| checkpoint::take(supervisor.as_fd(), NAME, self.score)) {
@@ -108,11 +125,15 @@ impl Worker {
                     ended = None;
                     continue;
                 }
-                Some(Err(_)) | None => supervisor.send(&FromWorker::Ready { ended, checkpoint: None })?,
+                Some(Err(error)) => match (self.fitness.hindrance_to_checkpoint(&error), &ended) {
+                    (Some(hindrance), Some((_, token))) => return give_up(&supervisor, hindrance, *token),
+                    _ => supervisor.send(&FromWorker::Ready { ended, checkpoint: None })?,
+                },
+                None => supervisor.send(&FromWorker::Ready { ended, checkpoint: None })?,
             }
             let Some(order) = supervisor.receive()? else { return Ok(()) };
-            let (task, checkpoint, files) = match order.value {
-                ToWorker::Run { task, checkpoint, files } => (task, checkpoint, files),
+            let (task, checkpoint, files, token) = match order.value {
+                ToWorker::Run { task, checkpoint, files, token } => (task, checkpoint, files, token),
                 ToWorker::Prepare => {
                     (ended, wanted) = (None, true);
                     continue;
@@ -128,10 +149,29 @@ impl Worker {
                 held.forget();
             }
             put_on(order.descriptors)?;
+            take_place()?;
             drop(supervisor);
-            ended = Some(self.run(task, files));
-            supervisor = Channel::new(UnixStream::connect(&self.socket).unwrap_or_else(|_| exit_now(UNREACHABLE)));
+            ended = Some((self.run(task, files), token));
+            let hindrance = self.fitness.hindrance();
+            supervisor = Channel::new(self.call_home());
+            if let Some(hindrance) = hindrance {
+                return give_up(&supervisor, hindrance, token);
+            }
         }
+    }
+
+    /// Connects to the supervisor. Each attempt has a cell against which the one before it fails: one
+    /// that has changed its root directory or its user, removed the kernel's files, or left itself no
+    /// descriptor but the standard ones.
+    fn call_home(&self) -> UnixStream {
+        connect(&self.socket)
+            .or_else(|_| connect_by_name(&self.name))
+            .or_else(|_| {
+                give_up_standard_input();
+                connect(&self.socket)
+            })
+            .or_else(|_| connect_by_name(&self.name))
+            .unwrap_or_else(|_| exit_now(UNREACHABLE))
     }
 
     /// Runs a task. Returns in the worker only.
@@ -146,9 +186,10 @@ impl Worker {
         }
     }
 
-    fn call(&mut self, library: &Path, function: &str, files: Option<u64>) -> io::Result<()> {
-        let origins = origins_beside(library);
-        let library = Library::open(library)?;
+    fn call(&mut self, path: &Path, function: &str, files: Option<u64>) -> io::Result<()> {
+        let origins = origins_beside(path);
+        let library = Library::open(path)?;
+        self.fitness.loaded(path);
         let function = library.function(function)?;
         report::begin(&library, function, origins);
         let reserve = std::mem::take(&mut self.room).give_back(files);
@@ -169,14 +210,16 @@ impl Worker {
 
     fn shell(&mut self, command: &str, files: Option<u64>) -> io::Result<Report> {
         let reserve = std::mem::take(&mut self.room).give_back(files);
-        let mut shell = Command::new("sh");
-        // Ctrl-C is for what runs on the terminal; the worker holds it back and waits.
-        signals::let_interrupts_through(shell.arg("-c").arg(command));
-        let child = shell.spawn();
+        let child = start_shell("sh", command).or_else(|error| match error.kind() {
+            // A cell may have changed PATH.
+            io::ErrorKind::NotFound => start_shell("/bin/sh", command),
+            _ => Err(error),
+        });
         self.room = reserve.release();
+        let explained = |error| io::Error::other(format!("the shell, `sh`, cannot be started: {error}"));
         // This child only: other children are the lesson's to wait for. Where the lesson ignores
         // SIGCHLD, the kernel has reaped it, and its status is lost.
-        let status = child?.wait().ok().map(|status| ExitStatus::from(status).into());
+        let status = child.map_err(explained)?.wait().ok().map(|status| ExitStatus::from(status).into());
         Ok(Report { shell: status, ..Report::default() })
     }
 }
@@ -189,9 +232,28 @@ fn origins_beside(library: &Path) -> Option<Vec<Origin>> {
     Some(numbers.as_chunks::<5>().0.to_vec())
 }
 
+/// Says that this process can run no other task, and waits for its end.
+fn give_up(supervisor: &Supervisor, hindrance: Hindrance, token: u64) -> io::Result<()> {
+    supervisor.send(&FromWorker::Stranded { hindrance, token })?;
+    supervisor.receive().map(drop)
+}
+
+fn start_shell(program: &str, command: &str) -> io::Result<Child> {
+    let mut shell = Command::new(program);
+    // Ctrl-C is for what runs on the terminal; the worker holds it back and waits.
+    signals::let_interrupts_through(shell.arg("-c").arg(command));
+    shell.spawn()
+}
+
 /// Makes the cell's terminal, stdout and stderr this process's own.
 fn put_on(descriptors: Vec<OwnedFd>) -> io::Result<()> {
     let [terminal, output, errors] =
         <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| io::Error::other("not three descriptors came"))?;
-    set_standard(Some(terminal.as_fd()), Some(output.as_fd()), Some(errors.as_fd()))
+    set_standard(Some(terminal.as_fd()), Some(output.as_fd()), Some(errors.as_fd()))?;
+    // A cell may have given the terminal up, left it to a group in the background, or hung it up, after
+    // which this is another. Where it has left the session, or given the terminal to somebody else,
+    // there is none, as it wanted.
+    let _ = pty::take_terminal(terminal.as_fd());
+    let _ = pty::come_to_foreground(terminal.as_fd());
+    Ok(())
 }

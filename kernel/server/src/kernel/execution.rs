@@ -493,6 +493,7 @@ fn is_lost(outcome: &Outcome) -> bool {
         outcome,
         Outcome::Died { restored: false, .. }
             | Outcome::Interrupted { restored: false }
+            | Outcome::Stranded { restored: false, .. }
             | Outcome::OverLimit { restored: false, .. }
     )
 }

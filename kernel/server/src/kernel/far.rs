@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,7 +25,8 @@ pub struct Far {
 
 impl Far {
     /// Starts the supervisor, in its own process group: a signal from the terminal of the person
-    /// who started the server is not for the cells. All that they run together may use `notebook`.
+    /// who started the server is not for the cells; and Jupyter kills a kernel by SIGKILL to its
+    /// group, which the supervisor must outlive to end the cells' processes. All that they run together may use `notebook`.
     ///
     /// # Errors
     /// Those of socketpair(2), fork(2) and execve(2).
@@ -36,6 +38,7 @@ impl Far {
             .arg(runtime)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
+            .process_group(0)
             .spawn()?;
         let far = Far { channel: Channel::new(ours), child };
         far.send(&ToSupervisor::Limit { notebook })?;

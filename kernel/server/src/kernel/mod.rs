@@ -22,6 +22,7 @@ mod show;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -159,7 +160,9 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     nix::sys::prctl::set_child_subreaper(true)?;
     let front = FrontEnd::bind(&connection)?;
     front.starting();
-    let runtime = tempfile::Builder::new().prefix("forklab-").tempdir()?;
+    // Nobody else's business: the cells' sources are below it.
+    let private = std::fs::Permissions::from_mode(0o700);
+    let runtime = tempfile::Builder::new().prefix("forklab-").permissions(private).tempdir()?;
     let ceiling = Ceiling::load();
     let far = Far::start(&crate::cli::cells_program(), runtime.path(), bounds::of_notebook(&ceiling))?;
     let compiler = Compiler::start(&program, runtime.path())?;

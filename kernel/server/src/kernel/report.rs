@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use forklab_engine::messages::Rejection;
 use forklab_sys::process::Signal;
-use forklab_worker::messages::{Exit, Location, Outcome, Panic, Report};
+use forklab_worker::messages::{Exit, Hindrance, Location, Outcome, Panic, Report};
+use forklab_worker::worker::UNREACHABLE;
 use jupyter_protocol::messaging::ReplyError;
 
 use super::magics::MagicError;
@@ -67,6 +68,7 @@ pub fn outcome(outcome: &Outcome, sources: &Sources) -> Option<ReplyError> {
         Outcome::NotRun { message } => Some(kernel(message.clone())),
         Outcome::Died { how, restored } => Some(died(*how, *restored)),
         Outcome::Interrupted { restored } => Some(interrupted(Some(*restored))),
+        Outcome::Stranded { hindrance, restored } => Some(stranded(*hindrance, *restored)),
         // Said by `over_limit`, with the limit's value.
         Outcome::OverLimit { .. } => None,
     }
@@ -98,6 +100,29 @@ pub fn strangers(pids: &str, the_worker: bool) -> ReplyError {
         format!("not ended: {pids}; no cell of this notebook has such a process running")
     };
     error("NoSuchProcess", what, ["`%ps` lists the processes that can be ended".to_owned()])
+}
+
+/// The cell has finished, and no other could have followed it in the same process.
+fn stranded(hindrance: Hindrance, restored: bool) -> ReplyError {
+    let left = match hindrance {
+        Hindrance::Files { errno } => {
+            let why = std::io::Error::from_raw_os_error(errno);
+            let changes = "another root directory, other mounts, another user or a filter of system calls";
+            format!("unable to open the kernel's files ({why}): {changes}")
+        }
+        Hindrance::Memory => "without memory for another cell: a limit of memory (RLIMIT_AS, RLIMIT_DATA)".to_owned(),
+        Hindrance::Descriptors => {
+            "without file descriptors for another cell: a limit of open files (RLIMIT_NOFILE), or all of them in use"
+                .to_owned()
+        }
+        Hindrance::Processes => "unable to make a checkpoint: a limit of processes (RLIMIT_NPROC)".to_owned(),
+        Hindrance::PidNamespace => {
+            "unable to have more children than one: a new pid namespace (CLONE_NEWPID), of which the first child is init"
+                .to_owned()
+        }
+    };
+    let what = format!("the cell has left its process {left}{}", state(Some(restored)));
+    error("Stranded", what, ["do this in a forked child: it does not touch the process that runs the cells".to_owned()])
 }
 
 fn returned(report: &Report, sources: &Sources) -> Option<ReplyError> {
@@ -148,6 +173,10 @@ fn excerpt(source: &str, place: &Location) -> Option<Vec<String>> {
 
 fn died(how: Exit, restored: bool) -> ReplyError {
     let what = match how {
+        Exit::Exited(UNREACHABLE) => format!(
+            "the cell left its process with exit({UNREACHABLE}), or left it unable to connect to the kernel, as \
+             without file descriptors or behind a filter of system calls"
+        ),
         Exit::Exited(status) => format!("the cell left its process with exit({status})"),
         Exit::Signaled { signal, .. } => format!("{} ended the cell's process", described(signal)),
     };
@@ -198,10 +227,13 @@ fn meaning(signal: i32) -> Option<&'static str> {
         7 => "bus error",
         8 => "arithmetic error",
         9 => "killed: by itself, by another process, or for want of memory",
-        11 => "segmentation fault",
+        11 => "segmentation fault, also a thread's stack overflow",
         13 => "write to a pipe that nobody reads",
         14 => "alarm",
         15 => "termination",
+        24 => "the processor time of RLIMIT_CPU used up",
+        25 => "a file larger than RLIMIT_FSIZE",
+        31 => "a system call that a filter forbids",
         _ => return None,
     })
 }

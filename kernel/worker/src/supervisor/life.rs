@@ -4,19 +4,18 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use forklab_sys::channel::Channel;
+use forklab_sys::channel::Heard;
 use forklab_sys::events::readable;
 use forklab_sys::process::{ExitStatus, Pid, Signal, kill};
 use forklab_sys::pty::Pty;
 
 use super::tree::Spared;
 use super::watch::Watch;
-use super::{Connection, Phase, Supervisor};
-use crate::messages::{CellId, Exit, FromSupervisor, Outcome, ProcessId, Reached};
+use super::{Connection, Home, LONGEST_REPORT, Phase, Supervisor};
+use crate::messages::{CellId, Exit, FromSupervisor, Hindrance, Outcome, ProcessId, Reached};
 use crate::orders::{FromWorker, ToWorker};
 
 /// A worker that has not said within this time that it is ready never will.
@@ -38,6 +37,8 @@ pub enum After {
     Nothing,
     /// The worker before this one died in a task.
     Died { cell: CellId, how: Exit },
+    /// The worker before this one has finished a task, and could take no other.
+    Stranded { cell: CellId, hindrance: Hindrance },
     /// The worker before this one was killed by an interrupt.
     Interrupted { cell: CellId },
     /// The worker before this one was killed because a limit was reached.
@@ -57,7 +58,7 @@ impl Phase {
 }
 
 /// Starts a fresh worker: this same program in another role.
-pub fn spawn(socket: &Path, pty: &Pty, watch: &mut Watch) -> io::Result<(Pid, Connection)> {
+pub fn spawn(home: &Home, pty: &Pty, watch: &mut Watch) -> io::Result<(Pid, Connection)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("forklab").arg("worker").stdin(Stdio::from(OwnedFd::from(theirs)));
@@ -73,32 +74,50 @@ pub fn spawn(socket: &Path, pty: &Pty, watch: &mut Watch) -> io::Result<(Pid, Co
     let pid = Pid::from_raw(child.id() as i32).expect("a child has a pid");
     // It has not begun, so nothing of it is outside of the limits.
     watch.enter(pid);
-    let connection: Connection = Channel::new(ours);
-    connection.send_with(&ToWorker::Begin { socket: socket.to_owned() }, &[pty.terminal()])?;
+    let connection = Connection::new(ours, LONGEST_REPORT);
+    let begin = ToWorker::Begin { socket: home.socket.clone(), name: home.name.clone() };
+    connection.send_with(&begin, &[pty.terminal()])?;
     Ok((pid, connection))
 }
 
 impl Supervisor {
     /// The worker says something, or has closed its connection.
     pub fn on_worker(&mut self) -> io::Result<()> {
-        let Some(connection) = &self.connection else { return Ok(()) };
+        let Some(connection) = &mut self.connection else { return Ok(()) };
         match connection.receive() {
-            Ok(Some(message)) => {
-                let FromWorker::Ready { ended, checkpoint } = message.value;
-                self.on_ready(ended, checkpoint, message.descriptors)
+            Ok(Heard::Value(message)) => match message.value {
+                FromWorker::Ready { ended, checkpoint } => self.on_ready(ended, checkpoint, message.descriptors),
+                FromWorker::Stranded { hindrance, token } => {
+                    if self.is_of_task(token) {
+                        self.stranded = Some(hindrance);
+                    }
+                    self.end_worker();
+                    Ok(())
+                }
+            },
+            Ok(Heard::NotYet) => Ok(()),
+            // User code has knocked and gone. Or the worker has died; then its reaping tells how.
+            Ok(Heard::Closed) if matches!(self.phase, Phase::Busy { .. }) => {
+                self.connection = None;
+                Ok(())
             }
             // It left; how, its reaping will tell. Or it speaks nonsense, in which case user code
             // has got hold of the worker's connection, and the worker is not to be trusted.
-            Ok(None) | Err(_) => {
+            Ok(Heard::Closed) | Err(_) => {
                 self.end_worker();
                 Ok(())
             }
         }
     }
 
+    /// Whether this is the token of the task that runs.
+    fn is_of_task(&self, given: u64) -> bool {
+        matches!(self.phase, Phase::Busy { token, .. } if token == given)
+    }
+
     fn on_ready(
         &mut self,
-        ended: Option<Outcome>,
+        ended: Option<(Outcome, u64)>,
         checkpoint: Option<ProcessId>,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<()> {
@@ -106,7 +125,7 @@ impl Supervisor {
         let pid = checkpoint.and_then(|pid| Pid::from_raw(pid.0));
         let fresh = pid.zip(line).map(|(pid, line)| Checkpoint { pid, line });
         match (std::mem::replace(&mut self.phase, Phase::Idle), ended) {
-            (Phase::Busy { cell, checkpoint, .. }, Some(outcome)) => {
+            (Phase::Busy { cell, checkpoint, token, .. }, Some((outcome, given))) if token == given => {
                 self.commit(fresh);
                 if checkpoint && self.checkpoint.is_none() {
                     self.watch.forgive_refusal();
@@ -145,6 +164,7 @@ impl Supervisor {
         match after {
             After::Nothing => Ok(()),
             After::Died { cell, how } => self.tell_ended(cell, Outcome::Died { how, restored }),
+            After::Stranded { cell, hindrance } => self.tell_ended(cell, Outcome::Stranded { hindrance, restored }),
             After::Interrupted { cell } => self.tell_ended(cell, Outcome::Interrupted { restored }),
             After::OverLimit { cell, reached } => self.tell_ended(cell, Outcome::OverLimit { reached, restored }),
             After::Between { .. } if restored => Ok(()),
@@ -177,7 +197,11 @@ impl Supervisor {
                 spared.add_all(before);
                 self.end_tree(&spared)?;
                 self.end_of_task()?;
-                self.replace(After::Died { cell, how })
+                let after = match self.stranded.take() {
+                    Some(hindrance) => After::Stranded { cell, hindrance },
+                    None => After::Died { cell, how },
+                };
+                self.replace(after)
             }
             Phase::Idle | Phase::Preparing { .. } => self.replace(After::Between { how }),
             // A restored worker that does not come up: a fresh one will, but knows nothing.
@@ -207,7 +231,7 @@ impl Supervisor {
     /// Wakes the checkpoint; without one, starts afresh.
     pub fn replace(&mut self, after: After) -> io::Result<()> {
         let Some(checkpoint) = self.checkpoint.take() else { return self.replace_by_fresh(after) };
-        let connection: Connection = Channel::new(checkpoint.line);
+        let connection = Connection::new(checkpoint.line, LONGEST_REPORT);
         if connection.send_with(&ToWorker::Wake, &[self.pty.terminal()]).is_err() {
             return self.replace_by_fresh(after);
         }
@@ -220,7 +244,7 @@ impl Supervisor {
 
     fn replace_by_fresh(&mut self, after: After) -> io::Result<()> {
         self.drop_checkpoint();
-        let (worker, connection) = spawn(&self.socket, &self.pty, &mut self.watch)?;
+        let (worker, connection) = spawn(&self.home, &self.pty, &mut self.watch)?;
         self.worker = worker;
         self.worker_ended = None;
         self.connection = Some(connection);

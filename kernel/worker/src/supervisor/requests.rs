@@ -8,7 +8,7 @@ use forklab_sys::process::Pid;
 use forklab_sys::procfs::descendants;
 
 use super::life::After;
-use super::{Phase, Queued, Supervisor};
+use super::{Phase, Queued, Supervisor, secret};
 use crate::messages::{CellId, Outcome, Reached, ToSupervisor};
 use crate::orders::ToWorker;
 
@@ -87,11 +87,13 @@ impl Supervisor {
         let before = self.leftovers();
         self.origins.begin(queued.cell, [output.as_fd(), errors.as_fd()]);
         let before = before.iter().map(|p| p.identity).collect();
-        self.phase = Phase::Busy { cell: queued.cell, checkpoint: queued.checkpoint, before };
+        let token = secret();
+        self.stranded = None;
+        self.phase = Phase::Busy { cell: queued.cell, token, checkpoint: queued.checkpoint, before };
         self.begin_record(queued.cell, queued.record);
         let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];
         let files = queued.limits.files;
-        let run = ToWorker::Run { task: queued.task, checkpoint: queued.checkpoint, files };
+        let run = ToWorker::Run { task: queued.task, checkpoint: queued.checkpoint, files, token };
         // Taken: our end is closed here, and not when the worker closes its own.
         if let Some(connection) = self.connection.take() {
             // A worker that cannot hear has died; what becomes of the task is decided when it is reaped.
