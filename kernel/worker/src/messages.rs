@@ -168,7 +168,8 @@ pub enum FromSupervisor {
     },
     /// What processes that this cell has started have done. Comes now and then while they live, with
     /// everything until a task's end before its `Ended`, and for as long as they are recorded: until a
-    /// task without recording begins.
+    /// task without recording begins. Each message is in the order of time; what was seen late may come
+    /// with a later one.
     Recorded {
         /// The cell.
         cell: CellId,

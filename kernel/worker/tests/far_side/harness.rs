@@ -231,7 +231,10 @@ impl FarSide {
 
     /// What was recorded of a cell until now: events and gaps.
     pub fn record_of(&self, cell: CellId) -> (Vec<Event>, Vec<String>) {
-        self.recorded.get(&cell).cloned().unwrap_or_default()
+        let (mut events, gaps) = self.recorded.get(&cell).cloned().unwrap_or_default();
+        // Each message is in the order of time; what was seen late comes with a later one.
+        events.sort_by_key(|event| event.at);
+        (events, gaps)
     }
 
     /// Waits for a new worker's pid.
