@@ -214,7 +214,24 @@ impl Job<'_> {
         self.compile(REWRITTEN)
     }
 
+    /// Compiles. What fails for no reason that lies in the code is compiled once more without what rustc
+    /// remembers of earlier cells: a rustc that was killed in the middle, by an interrupt, may have
+    /// left half of it.
     fn compile(&self, file: &str) -> io::Result<Compiled> {
+        let compiled = self.compile_once(file)?;
+        if compiled.is_good() || blames_the_code(&compiled.errors) || !self.forget_incremental() {
+            return Ok(compiled);
+        }
+        self.compile_once(file)
+    }
+
+    /// Removes what rustc remembers of earlier cells. Whether there was any.
+    fn forget_incremental(&self) -> bool {
+        let place = self.record.arguments().iter().find_map(|one| one.strip_prefix("incremental="));
+        place.is_some_and(|place| fs::remove_dir_all(place).is_ok())
+    }
+
+    fn compile_once(&self, file: &str) -> io::Result<Compiled> {
         wrapper::remove(&self.compiled_object()?)?;
         let mut command = Command::new(self.record.rustc());
         let arguments = self.record.arguments().iter();
@@ -283,6 +300,12 @@ fn is_proven(guess: &Rewritten, compiled: &Compiled) -> Proof {
     if guess.superseded.iter().all(unused) { Proof::Right } else { Proof::Wrong }
 }
 
+/// Whether an error names a place in the source. The linker's do not.
+fn blames_the_code(errors: &[u8]) -> bool {
+    let places = |message: &Value| message["spans"].as_array().is_some_and(|spans| !spans.is_empty());
+    messages(errors).iter().any(|message| message["level"] == "error" && places(message))
+}
+
 /// Whether all errors are of those that evcxr knows a way around.
 fn evcxr_acts_on(errors: &[u8]) -> bool {
     let messages = messages(errors);
@@ -307,4 +330,19 @@ fn places(message: &Value) -> impl Iterator<Item = (usize, usize)> + '_ {
 
 fn place(span: &Value) -> Option<(usize, usize)> {
     Some((span["line_start"].as_u64()? as usize, span["line_end"].as_u64()? as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_with_a_place_are_the_codes() {
+        let linker = r#"{"level":"error","code":null,"message":"linking with `cc` failed","spans":[]}"#;
+        let warning = r#"{"level":"warning","code":null,"message":"unused","spans":[{"line_start":1}]}"#;
+        let code = r#"{"level":"error","code":{"code":"E0425"},"message":"x","spans":[{"line_start":1}]}"#;
+        assert!(!blames_the_code(format!("{warning}\n{linker}\n").as_bytes()));
+        assert!(!blames_the_code(b"rustc was killed\n"));
+        assert!(blames_the_code(format!("{linker}\n{code}\n").as_bytes()));
+    }
 }

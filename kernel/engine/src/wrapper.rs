@@ -30,6 +30,11 @@ use crate::source::Source;
 pub(crate) const CELLS: &str = "forklab_cells.json";
 /// The changed source.
 pub(crate) const REWRITTEN: &str = "src/forklab_lib.rs";
+/// Of what rustc compiles incrementally it uses some objects again. With its optimisation across the
+/// units of one crate, these may name symbols that the newly made ones do not have any more, and the
+/// linker finds them undefined: seen twice in a thousand cells.
+const NO_IMPORTS: [&str; 2] = ["-C", "lto=off"];
+
 /// What evcxr generates, and what it calls the crate.
 pub(crate) const GENERATED: &str = "src/lib.rs";
 const CRATE: &str = "ctx";
@@ -40,6 +45,7 @@ pub fn main() -> ! {
     let rustc = arguments.next().unwrap_or_else(|| "rustc".into());
     let mut arguments: Vec<OsString> = arguments.collect();
     if is_cell(&arguments) {
+        arguments.extend(NO_IMPORTS.iter().map(OsString::from));
         if let Err(error) = Record::keep(&rustc, &arguments) {
             eprintln!("warning: the next cell will need cargo again: {error}");
         }
