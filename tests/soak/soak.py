@@ -258,7 +258,9 @@ class Notebook:
             self.unsure |= {pid for pid, how in began.items() if how in cells.UNSURE}
             self.killers |= {int(pid) for pid in KILLER.findall(result.stdout)}
             if end == "ok":
-                self.check_print(cell, result, again)
+                # What a killer ends while a cell waits for its children hangs them up.
+                if not (cell.kind == "waits" and self.killers):
+                    self.check_print(cell, result, again)
                 self.must_end(cell.kills, "killed")
                 for pid in cell.kills:
                     self.left.pop(pid, None)
