@@ -4,7 +4,7 @@
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    without the browser
-#   tests/run.sh STEP...    only these steps: format layering lint rust kernel abuse lessons install bench lab leftovers
+#   tests/run.sh STEP...    only these steps: format layering lint rust kernel abuse lessons install lab leftovers
 #
 # Everything is built in target/, installed below a prefix that is thrown away, and served on 127.0.0.1.
 # shellcheck disable=SC2317  # some functions are called by a trap or by another bash
@@ -19,7 +19,7 @@ readonly build_directory=${CARGO_TARGET_DIR:-$root/target}
 readonly venv=$build_directory/test-venv
 readonly python=$venv/bin/python
 
-readonly all_steps=(format layering lint rust kernel abuse lessons install bench lab leftovers)
+readonly all_steps=(format layering lint rust kernel abuse lessons install lab leftovers)
 
 passed=0
 failed=0
@@ -222,8 +222,6 @@ main() {
     ! wanted abuse || pytest abuse 600 test_abuse.py
     ! wanted lessons || pytest lessons 1200 test_notebooks.py
     ! wanted install || pytest install 900 test_install.py
-    # Whether the benchmark runs; no time is judged.
-    ! wanted bench || step bench 900 tests/bench/run.sh --prefix "$FORKLAB_TEST_PREFIX" --short
     if wanted lab && [[ $quick == no ]]; then
         pytest lab 600 test_lab.py
     fi
