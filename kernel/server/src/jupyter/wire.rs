@@ -4,6 +4,7 @@
 //! crate's header keeps only the fields that it knows, writes dates with nine decimals, which
 //! jupyter_client does not take for a date, and announces protocol 5.3.
 
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -120,6 +121,9 @@ pub enum Malformed {
     /// The signature is not the one that our key gives.
     #[error("wrong signature")]
     Signature,
+    /// The same message, to the byte, has come before.
+    #[error("its signature has come before")]
+    Replayed,
     /// A part is not a JSON object.
     #[error("its {part} is not a JSON object: {reason}")]
     NotAnObject {
@@ -133,10 +137,40 @@ pub enum Malformed {
     Header(&'static str),
 }
 
+/// Of so many messages it is known that they have come. As jupyter_client.
+const REMEMBERED: usize = 1 << 16;
+
+/// The signatures of the messages that came last. The specification does not ask for it; ipykernel
+/// refuses a signature that it has seen, on whichever channel, and so do we: whoever can write to a
+/// socket but does not have the key, cannot have a cell run again.
+#[derive(Default)]
+struct Seen {
+    all: HashSet<Vec<u8>>,
+    in_order: VecDeque<Vec<u8>>,
+}
+
+impl Seen {
+    /// Whether this one is new. It is not, from now on.
+    fn is_new(&mut self, signature: Vec<u8>) -> bool {
+        if !self.all.insert(signature.clone()) {
+            return false;
+        }
+        self.in_order.push_back(signature);
+        if self.in_order.len() > REMEMBERED
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.all.remove(&oldest);
+        }
+        true
+    }
+}
+
 /// Turns messages into frames and back, for one kernel.
 pub struct Wire {
     /// Keyed and not yet fed; cloned for each message. `None`: messages are not signed.
     signer: Option<Hmac<Sha256>>,
+    /// All channels' together.
+    seen: Mutex<Seen>,
     session: String,
     username: String,
 }
@@ -146,7 +180,7 @@ impl Wire {
     pub fn new(key: &[u8]) -> Wire {
         let signer = (!key.is_empty()).then(|| Hmac::new_from_slice(key).expect("HMAC takes keys of every length"));
         let username = std::env::var("USER").unwrap_or_else(|_| "username".to_owned());
-        Wire { signer, session: uuid::Uuid::new_v4().to_string(), username }
+        Wire { signer, seen: Mutex::default(), session: uuid::Uuid::new_v4().to_string(), username }
     }
 
     /// The kernel's session, the same in each header that it sends.
@@ -228,7 +262,10 @@ impl Wire {
         };
         let signature = hex::decode(signature).map_err(|_| Malformed::Signature)?;
         // Compares in constant time.
-        mac.verify_slice(&signature).map_err(|_| Malformed::Signature)
+        mac.verify_slice(&signature).map_err(|_| Malformed::Signature)?;
+        // Only what is signed with the key is remembered; nobody else can fill the memory.
+        let new = self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_new(signature);
+        if new { Ok(()) } else { Err(Malformed::Replayed) }
     }
 
     fn fed(&self, parts: &[Vec<u8>]) -> Option<Hmac<Sha256>> {
@@ -333,3 +370,6 @@ fn content_as_specified(content: &JupyterMessageContent) -> Value {
     }
     value
 }
+
+#[cfg(test)]
+mod tests;

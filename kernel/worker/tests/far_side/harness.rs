@@ -438,8 +438,9 @@ pub fn alive(pid: i32) -> bool {
 /// The call of a victim in C.
 pub fn task(function: &str) -> Task {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    let library = LIBRARY
-        .get_or_init(|| compile("c", &["cells", "bombs", "records"], "cc", &["-shared", "-fPIC", "-O1", "-pthread"]));
+    let library = LIBRARY.get_or_init(|| {
+        compile("c", &["cells", "bombs", "records", "nonsense"], "cc", &["-shared", "-fPIC", "-O1", "-pthread"])
+    });
     Task::Call { library: library.clone(), function: function.to_owned() }
 }
 

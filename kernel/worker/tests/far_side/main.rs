@@ -4,6 +4,7 @@ mod endings;
 mod harness;
 mod interrupts;
 mod limits;
+mod nonsense;
 mod processes;
 mod records;
 
