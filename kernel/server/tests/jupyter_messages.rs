@@ -6,7 +6,7 @@ mod client;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use client::{Channel, Client, Message};
+use client::{Channel, Client, Message, Options};
 use forklab_server::jupyter::{self, Connection, FrontEnd, Incoming, kernel_info};
 use jupyter_protocol::messaging::{
     ExecuteReply, ExecuteResult, JupyterMessageContent, Status, Stdio, StreamContent, UnknownMessage,
@@ -393,4 +393,98 @@ fn closing_delivers_what_was_sent_before() {
     client.wait_for("idle", |message| message.is_status("idle"));
     let streams = client.take_waiting().iter().filter(|message| message.msg_type() == "stream").count();
     assert_eq!(streams, 200);
+}
+
+/// Of a process, what its memory has been at most, in bytes: `VmHWM` of proc_pid_status(5).
+fn most_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("every process has one");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+#[test]
+fn a_hundred_megabytes_of_code_cost_an_error_and_nothing_else() {
+    const SIZE: usize = 100 << 20;
+    let mut kernel = client::start();
+    assert_eq!(kernel.client.execute("let kept = 5; kept").result(), Some("5"));
+    let engines = client::children(kernel.process.id(), "engine");
+    let before: Vec<u64> = engines.iter().map(|pid| most_memory(*pid)).collect();
+    let begun = Instant::now();
+    for code in ["é".repeat(SIZE / 2), format!("kept // {}", "x".repeat(SIZE))] {
+        let run = kernel.client.execute(&code);
+        assert_eq!(run.error()["ename"], "CellTooLong");
+        assert!(kernel.client.heart_beats());
+        let content = json!({ "code": code, "cursor_pos": 3 });
+        let reply = kernel.client.request(Channel::Shell, "complete_request", content.clone()).content;
+        assert_eq!((&reply["status"], &reply["matches"]), (&json!("ok"), &json!([])));
+        let reply = kernel.client.request(Channel::Shell, "is_complete_request", content).content;
+        assert!(reply["status"].is_string());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(100), "{:?}", begun.elapsed());
+    assert_eq!(kernel.client.execute("kept + 1").result(), Some("6"));
+    // Of the longest message: its frame, what is read from it, and copies.
+    assert!(most_memory(kernel.process.id()) < 10 * SIZE as u64, "{}", most_memory(kernel.process.id()));
+    for (engine, before) in engines.iter().zip(before) {
+        assert!(most_memory(*engine) < before + SIZE as u64, "the compiler has not had them");
+    }
+    assert!(kernel.shut_down().success());
+}
+
+#[test]
+fn a_long_cell_that_is_no_rust_has_a_short_error() {
+    let mut kernel = client::start();
+    let run = kernel.client.execute(&"x".repeat(500_000));
+    let error = run.error();
+    assert_eq!(error["ename"], "CompileError");
+    assert!(error.to_string().len() < 200_000, "{}", error.to_string().len());
+    assert_eq!(kernel.client.execute("1 + 1").result(), Some("2"));
+    assert!(kernel.shut_down().success());
+}
+
+#[test]
+fn a_kernel_does_not_mind_what_is_no_message() {
+    let mut kernel = client::start();
+    let client = &mut kernel.client;
+    assert_eq!(client.execute("let mut count = 0;").status(), "ok");
+    let header = |client: &Client, kind: &str| client.header(kind).to_string().into_bytes();
+    let part = |text: &str| text.as_bytes().to_vec();
+    let code = part("{\"code\":\"count += 1;\"}");
+    let header_of_cell = header(client, "execute_request");
+    let id: Value = serde_json::from_slice(&header_of_cell).expect("we made it");
+    let id = id["msg_id"].as_str().expect("we made it").to_owned();
+    let cell = client.signed(&[header_of_cell, part("{}"), part("{}"), code.clone()]);
+    client.send_frames(Channel::Shell, &cell);
+    client.finish(&id, &Options::default());
+    let no_text = [header(client, "execute_request"), part("{}"), part("{}"), b"{\"code\":\"\xff\xc3\"}".to_vec()];
+    // The cell once more, to the byte; and others.
+    let mut bad: Vec<Vec<Vec<u8>>> = vec![cell, client.signed(&no_text)];
+    let deep = format!("{{\"code\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    bad.push(client.signed(&[header(client, "execute_request"), part("{}"), part("{}"), deep.into_bytes()]));
+    let fresh = client.signed(&[header(client, "execute_request"), part("{}"), part("{}"), code.clone()]);
+    // Cut off behind each of its frames, and behind the half of each.
+    bad.extend((1..fresh.len()).map(|count| fresh[..count].to_vec()));
+    bad.extend((0..fresh.len()).map(|at| {
+        let mut frames = fresh.clone();
+        frames[at].truncate(fresh[at].len() / 2);
+        frames
+    }));
+    bad.push(vec![b"part".to_vec(); 1000]);
+    bad.push(vec![b"<IDS|MSG>".to_vec(); 1000]);
+    for channel in [Channel::Shell, Channel::Control, Channel::Stdin] {
+        for frames in &bad {
+            client.send_frames(channel, frames);
+        }
+    }
+    for kind in ["execute_reply", "stream", "", "\u{0}", "shutdown_reply", "kernel_info_request_request"] {
+        client.send(Channel::Shell, kind, json!({ "code": "count += 1;", "restart": false }));
+    }
+    // A message with a thousand buffers is one.
+    let header_of_many = header(client, "kernel_info_request");
+    let mut many = client.signed(&[header_of_many, part("{}"), part("{}"), part("{}")]);
+    many.extend(vec![b"buffer".to_vec(); 1000]);
+    client.send_frames(Channel::Control, &many);
+    client.wait_for("the reply", |message| message.msg_type() == "kernel_info_reply");
+    assert!(client.heart_beats());
+    assert_eq!(client.execute("count").result(), Some("1"), "the cell has run once");
+    assert!(kernel.shut_down().success());
 }

@@ -25,6 +25,10 @@ use super::{Kernel, bounds, processes, report, show};
 use crate::jupyter::Origin;
 use crate::limits;
 
+/// The longest cell, in bytes. A compiler needs a hundred times as much memory for some of them, and
+/// minutes; no person has written one.
+pub const LONGEST_CELL: usize = 4 << 20;
+
 /// The cell that is being worked on.
 #[derive(Debug)]
 pub struct Execution {
@@ -135,6 +139,11 @@ impl Kernel {
 
     fn begin(&mut self, request: Request) {
         self.front.busy(&request.origin);
+        let length = request.content.code.len();
+        if length > LONGEST_CELL {
+            // Neither kept in the history nor sent back.
+            return self.conclude(&request, Err(report::too_long(length, LONGEST_CELL)));
+        }
         let code = request.content.code.clone();
         let counted = request.content.store_history && !request.content.silent;
         if counted {

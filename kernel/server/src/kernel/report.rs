@@ -18,6 +18,9 @@ const BLUE: &str = "\x1b[1;34m";
 const BOLD: &str = "\x1b[1m";
 const RESET: &str = "\x1b[0m";
 
+/// The longest line of an error that the person is shown, in bytes.
+const LONGEST_LINE: usize = 16 << 10;
+
 /// The name of the error for a limit.
 pub const LIMIT_REACHED: &str = "LimitReached";
 
@@ -39,7 +42,24 @@ pub fn magic(magic: &MagicError, execution: u32) -> ReplyError {
 
 /// Code that did not compile.
 pub fn rejected(rejection: Rejection) -> ReplyError {
-    ReplyError { ename: rejection.kind, evalue: rejection.message, traceback: rejection.rendered }
+    let traceback = rejection.rendered.into_iter().map(cut).collect();
+    ReplyError { ename: rejection.kind, evalue: cut(rejection.message), traceback }
+}
+
+/// The compiler repeats what it does not understand, however long that is.
+fn cut(mut line: String) -> String {
+    let whole = line.len();
+    if whole > LONGEST_LINE {
+        line.truncate(line.floor_char_boundary(LONGEST_LINE));
+        line.push_str(&format!("{RESET} … [cut: the line has {whole} bytes]"));
+    }
+    line
+}
+
+/// A cell that is not run.
+pub fn too_long(bytes: usize, most: usize) -> ReplyError {
+    let what = format!("the cell has {bytes} bytes, and a cell may have {most}; it was not run");
+    error("CellTooLong", what, ["keep data in a file: `include_str!` and `std::fs::read` take any size".to_owned()])
 }
 
 /// The engine could not do its part.

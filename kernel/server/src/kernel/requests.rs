@@ -11,7 +11,7 @@ use jupyter_protocol::messaging::{
 };
 
 use super::compiler::State;
-use super::execution::Request;
+use super::execution::{LONGEST_CELL, Request};
 use super::{Flow, Kernel, magics, show};
 use crate::jupyter::{Channel, Incoming, Origin, kernel_info};
 
@@ -144,6 +144,9 @@ impl Kernel {
     /// Asks the engine, now or when it is free. While it compiles or runs a cell that may be long,
     /// and the answer is nothing; what else keeps it (its start, another analysis) is short.
     fn analyse(&mut self, kind: AnalysisKind, origin: &Origin, code: &str, cursor: usize) {
+        if code.len() > LONGEST_CELL {
+            return self.unanswered(&Analysis { origin: origin.clone(), kind, code: String::new(), cursor });
+        }
         let analysis = Analysis { origin: origin.clone(), kind, code: blank_magics(code), cursor };
         if self.running.is_some() || matches!(self.compiler.state(), State::Failed(_)) {
             return self.unanswered(&analysis);
