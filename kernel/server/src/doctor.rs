@@ -58,6 +58,7 @@ const CHECKS: &[Check] = &[
     ("processes", machine::processes),
     ("open files", machine::open_files),
     ("limits", limits::limits),
+    ("limits set", limits::settings),
     ("waits seen", machine::waiting_is_visible),
     ("commands", checks::commands),
     ("library", checks::library),

@@ -67,6 +67,17 @@ fn a_cell_waits_for_its_processes() {
 }
 
 #[test]
+fn a_wait_ends_at_the_cells_limits() {
+    let mut kernel = start();
+    let run = kernel.client.execute("%%limit time=500ms\n%%wait\n!(setsid sleep 1000) &");
+    assert_eq!(run.error()["ename"], "LimitReached");
+    assert!(run.error()["evalue"].as_str().is_some_and(|text| text.contains("500 ms of time")), "{}", run.error());
+    assert!(kernel.client.execute("%ps").stdout().contains("no processes"));
+    let run = kernel.client.execute("%%wait 0\n%checkpoint");
+    assert_eq!((run.status(), run.stdout().contains("go on")), ("ok", false), "there was nobody to wait for");
+}
+
+#[test]
 fn a_graded_cell_waits_by_itself() {
     let mut kernel = Kernel::start_with(|command| {
         command.env("FORKLAB_DATA", data()).env("NBGRADER_EXECUTION", "autograde");

@@ -5,7 +5,32 @@ use std::process;
 
 use forklab_sys::cgroup::{Abilities, Group, PREFIX, VARIABLE};
 
+use forklab_worker::messages::{Limit, Limits};
+
 use super::Finding;
+use crate::limits::{Ceiling, describe, value};
+
+/// Whether the limits that somebody has set can be read: no cell runs where they cannot.
+pub(super) fn settings() -> Finding {
+    match Ceiling::load() {
+        Ok(ceiling) => {
+            let of = |whose: &str, limits: &Limits| {
+                let set: Vec<String> = ceiling_values(limits);
+                (!set.is_empty()).then(|| format!("{whose}: {}", set.join(", ")))
+            };
+            let scopes = [of("a cell", &ceiling.cell), of("a notebook", &ceiling.notebook)];
+            Finding::good(scopes.into_iter().flatten().collect::<Vec<_>>().join("; "))
+        }
+        Err(error) => {
+            Finding::bad(error.to_string(), "mend it; until then every cell fails with this message".to_owned())
+        }
+    }
+}
+
+fn ceiling_values(limits: &Limits) -> Vec<String> {
+    let all = [Limit::Processes, Limit::Memory, Limit::Cpu, Limit::Time, Limit::Files, Limit::Output];
+    all.into_iter().filter_map(|limit| Some(describe(limit, value(limits, limit)?))).collect()
+}
 
 /// Makes a group as the supervisor of a notebook does, and removes it.
 pub(super) fn limits() -> Finding {

@@ -4,6 +4,7 @@
 use forklab_worker::messages::{CellId, Limit, Limits, Outcome, ProcessId, Reached, Scope, ToSupervisor};
 use jupyter_protocol::messaging::{ReplyError, Stdio};
 
+use super::processes::ENDED_WHILE_WAITING;
 use super::{Kernel, report};
 use crate::limits::{self, Ceiling, LimitsError};
 
@@ -90,9 +91,20 @@ impl Kernel {
         cells.dedup();
         tracing::warn!(?reached, count = processes.len(), "left-over processes were ended");
         for cell in cells {
+            // A cell that still waits for them: its failure.
+            if let Some(running) = self.running.as_ref().filter(|running| running.cell == cell) {
+                let error = self.over_limit(reached, &running.limits, ENDED_WHILE_WAITING);
+                if let Some(running) = &mut self.running {
+                    running.error.get_or_insert(error);
+                }
+                continue;
+            }
             let count = processes.iter().filter(|(_, of)| *of == Some(cell)).count();
-            let of_it = if count == 1 { "1 process".to_owned() } else { format!("{count} processes") };
-            self.say_of_leftovers(cell, reached, &format!("{of_it} that it had left running were ended"));
+            let of_it = match count {
+                1 => "1 process that it had left running was ended".to_owned(),
+                more => format!("{more} processes that it had left running were ended"),
+            };
+            self.say_of_leftovers(cell, reached, &of_it);
         }
     }
 

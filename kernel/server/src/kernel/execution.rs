@@ -48,11 +48,15 @@ pub struct Execution {
     pub interrupted: bool,
     /// Until when it waits for its processes; for ever without.
     pub wait_until: Option<Instant>,
+    /// Whether that is when its time is up.
+    pub wait_limited: bool,
+    /// When its first task began.
+    pub begun: Option<Instant>,
     pub(super) stage: Stage,
     pub(super) error: Option<ReplyError>,
     head: VecDeque<Step>,
     wait: Option<Wait>,
-    limits: Limits,
+    pub(super) limits: Limits,
     /// How many forks were refused for the limit of processes.
     refused_forks: u64,
     rust: Option<String>,
@@ -89,6 +93,8 @@ impl Prepared {
             refused: None,
             interrupted: false,
             wait_until: None,
+            wait_limited: false,
+            begun: None,
             head: parsed.head.into(),
             wait: parsed.wait.or_else(wait_of_graders),
             limits,
@@ -248,6 +254,7 @@ impl Kernel {
 
     fn run_task(&mut self, task: Task) {
         let Some(running) = &mut self.running else { return };
+        running.begun.get_or_insert_with(Instant::now);
         let sent = self.far.run(running.cell, task, self.checkpoints, running.limits, &running.writers);
         let Err(error) = sent else { return };
         if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use forklab_worker::messages::{CellId, ProcessId, ProcessInfo, ToSupervisor};
+use forklab_worker::messages::{CellId, Limit, ProcessId, ProcessInfo, Reached, Scope, ToSupervisor};
 
 use super::execution::Stage;
 use super::magics::{LineMagic, Who};
@@ -11,6 +11,12 @@ use super::{Kernel, report};
 
 /// How long a cell waits for its processes when `NBGRADER_EXECUTION` is set and it says nothing else.
 pub const GRADED_WAIT: Duration = Duration::from_secs(10);
+
+/// A cell that waits for no time at all waits for the answer whether there is anybody.
+const LEAST_WAIT: Duration = Duration::from_millis(50);
+
+/// What has become of a cell whose processes were ended for a limit while it waited for them.
+pub const ENDED_WHILE_WAITING: &str = "its processes were ended while it waited for them; the cell's own code had come to its end, and what it defined is kept";
 
 impl Kernel {
     /// Does what a line magic says. The answer of the supervisor moves the cell on, where it is asked.
@@ -120,7 +126,14 @@ impl Kernel {
     pub(super) fn await_processes(&mut self, most: Option<Duration>) {
         let Some(running) = &mut self.running else { return };
         running.stage = Stage::Waiting;
-        running.wait_until = most.and_then(|most| Instant::now().checked_add(most));
+        let now = Instant::now();
+        // Where there is nobody to wait for, the supervisor says so first.
+        let wanted = most.and_then(|most| now.checked_add(most.max(LEAST_WAIT)));
+        // Waiting is the cell's time, too.
+        let begun = running.begun.unwrap_or(now);
+        let limit = running.limits.time.and_then(|most| begun.checked_add(most)).map(|end| end.max(now));
+        running.wait_until = [wanted, limit].into_iter().flatten().min();
+        running.wait_limited = limit.is_some() && running.wait_until == limit;
         if let Err(error) = self.far.send(&ToSupervisor::Await { cell: running.cell }) {
             tracing::warn!(%error, "the supervisor cannot be asked");
         }
@@ -134,8 +147,26 @@ impl Kernel {
     /// Ends the wait when its time has come; the processes go on.
     pub(super) fn look_at_wait(&mut self, now: Instant) {
         if self.end_of_wait().is_some_and(|end| end <= now) {
+            if self.running.as_ref().is_some_and(|running| running.wait_limited) {
+                return self.end_wait_for_limit();
+            }
             self.say("\n[forklab: the cell waits no longer for its processes; they go on: %ps shows them]\n");
             self.finish();
+        }
+    }
+
+    /// The cell's time is up while it waits: its processes are ended, and that they are gone ends the cell.
+    fn end_wait_for_limit(&mut self) {
+        let reached = Reached { limit: Limit::Time, scope: Scope::Cell };
+        let Some(running) = &mut self.running else { return };
+        running.wait_until = None;
+        let (cell, limits) = (running.cell, running.limits);
+        let error = self.over_limit(reached, &limits, ENDED_WHILE_WAITING);
+        if let Some(running) = &mut self.running {
+            running.error.get_or_insert(error);
+        }
+        if let Err(error) = self.far.send(&ToSupervisor::EndCell { cell, reached }) {
+            tracing::warn!(%error, "the supervisor ended before it could end a cell's processes");
         }
     }
 

@@ -37,15 +37,16 @@ pub const MAGICS: &[Magic] = &[
         kind: Kind::Cell(read::limit),
         usage: "%%limit NAME=VALUE…",
         summary: "limits what this cell may use",
-        help: "At a limit of processes, forking fails with EAGAIN; at any other, the cell and all that it has started \
-               end, and the state before the cell is restored. Sizes are written `512M` or `1.5GiB` (K, M and G are \
+        help: "At a limit of processes forking fails with EAGAIN, and at that of files opening with EMFILE; at any \
+               other, and when forks go on being refused, the cell and all that it has started end, and the state \
+               before the cell is restored. Sizes are written `512M` or `1.5GiB` (K, M and G are \
                powers of 1024), times `10s`, `500ms` or `1h30m`. Whoever runs the server has set limits too, and a \
                cell may only go below them.",
         options: &[
-            ("procs=", "processes of the cell that live at once"),
-            ("mem=", "memory of the notebook's process and everything below it"),
+            ("procs=", "processes of the cell that live at once; under a control group, threads count too"),
+            ("mem=", "memory of the notebook's process and everything below it, pages of files left out"),
             ("cpu=", "processor time of all its processes together"),
-            ("time=", "time on the clock"),
+            ("time=", "time on the clock, of the code and of `%%wait`"),
             ("files=", "open files of each process"),
             ("output=", "bytes written to stdout and stderr"),
         ],
@@ -85,7 +86,8 @@ pub const MAGICS: &[Magic] = &[
         usage: "%kill PID… | all",
         summary: "ends processes that cells have left behind",
         help: "Ends the named processes, or all, also those that ignore signals, are stopped, or have left their \
-               session. `%ps` lists them. Only processes of this notebook can be named.",
+               session. `%ps` lists them. Only processes of this notebook can be named. A zombie has ended: it goes when \
+               its parent waits for it.",
         options: &[("all", "every process that cells have left behind")],
     },
     Magic {
@@ -100,9 +102,9 @@ pub const MAGICS: &[Magic] = &[
         name: "ps",
         kind: Kind::Line(read::ps),
         usage: "%ps",
-        summary: "lists the notebook's living processes",
-        help: "For each process: its pid, its parent's, its state, the cell that has started it, its command and its \
-               age. The notebook's own process is not listed.",
+        summary: "lists the notebook's processes, zombies too",
+        help: "For each process: its pid, its parent's, its state, the cell that has started it, its age and its \
+               command. The notebook's own process is not listed.",
         options: &[],
     },
 ];
