@@ -24,6 +24,8 @@ const COST: u32 = 20;
 #[derive(Debug)]
 pub struct Awaited {
     cell: CellId,
+    /// The last look found nobody.
+    empty: bool,
     /// When we look next.
     pub next_look: Instant,
 }
@@ -117,19 +119,22 @@ impl Supervisor {
 
     /// The server wants to know when a cell's processes are gone.
     pub fn await_cell(&mut self, cell: CellId) -> io::Result<()> {
-        self.awaited = Some(Awaited { cell, next_look: Instant::now() });
+        self.awaited = Some(Awaited { cell, empty: false, next_look: Instant::now() });
         self.look_for_awaited()
     }
 
     pub fn look_for_awaited(&mut self) -> io::Result<()> {
-        let Some(Awaited { cell, .. }) = self.awaited else { return Ok(()) };
+        let Some(Awaited { cell, empty: empty_before, .. }) = self.awaited else { return Ok(()) };
         let started = Instant::now();
-        if self.living_of(cell).is_empty() {
+        // A child of ours that ends while the list of our children is read (the checkpoint before this
+        // one does just now) may hide the worker in it, and all below: one look that finds nobody is not enough.
+        let empty = self.living_of(cell).is_empty();
+        if empty && empty_before {
             self.awaited = None;
             return self.tell(&FromSupervisor::Gone { cell });
         }
         let next_look = Instant::now() + PACE.max(started.elapsed() * COST);
-        self.awaited = Some(Awaited { cell, next_look });
+        self.awaited = Some(Awaited { cell, empty, next_look });
         Ok(())
     }
 
