@@ -150,11 +150,9 @@ class Author:
         needs = {name: self.model[name][0] for name, _, _ in parts}
         return "\n".join(code for _, code, _ in parts) + "\n", effect, needs
 
-    def definition(self, fresh=False):
-        """A variable, new or redefined, perhaps with another type: code and effect."""
-        names = [f"v{n}" for n in range(12)]
-        if fresh:
-            names = [name for name in names if name not in self.model] or ["w0"]
+    def definition(self, without=()):
+        """A variable, new or redefined, perhaps with another type, but none of some: code and effect."""
+        names = [name for name in (f"v{n}" for n in range(12)) if name not in without]
         name, kind = self.rng.choice(names), self.rng.choice(TYPES)
         v = value(self.rng, kind)
         return f"let mut {name}: {kind} = {literal(kind, v)};\n", lambda model: model.update({name: (kind, v)})
@@ -427,8 +425,8 @@ class Author:
 
     def interrupted_perhaps(self):
         """A short cell, stopped at any moment: it has happened, or it has not."""
-        define, first = self.definition(fresh=True)
         code, second, needs = self.changes()
+        define, first = self.definition(without=needs)
 
         def effect(model):
             first(model)
