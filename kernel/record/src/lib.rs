@@ -3,7 +3,10 @@
 //! Who watches the processes fills a [`Record`] in; who draws, counts or grades reads it. Nothing
 //! here watches or asks the system. The JSON of these types is what `%export` writes.
 
+pub mod builder;
+pub mod colour;
 pub mod export;
+pub mod orders;
 pub mod timeline;
 pub mod trace;
 
@@ -73,7 +76,7 @@ pub struct Process {
     /// `P` for the cell's own process, and for the others by order of fork: `C1`, `C2`, …. Runs of the
     /// same cell can be compared by it.
     pub role: String,
-    /// Who forked it; `None` for the cell's own process.
+    /// Who forked it; `None` for the cell's own process, and where that was not seen.
     pub parent: Option<Pid>,
     /// Who adopted it when its parent had ended: its reaper's pid, which is no process of the cell.
     pub adopted: Option<(Nanoseconds, Pid)>,

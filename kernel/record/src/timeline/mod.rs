@@ -21,6 +21,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Record;
 pub(crate) use family::Family;
+pub(crate) use legend::wrapped;
 pub(crate) use life::spans;
 
 /// How to draw a picture.

@@ -1,0 +1,258 @@
+//! Many runs of one cell, counted by their orders.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::estimate::{Estimate, chao1};
+use super::{By, Order, ending, order};
+use crate::{Ending, Nanoseconds, Record};
+
+/// The runs of a cell that was repeated, and the orders that were seen.
+///
+/// Runs that end in the usual way are compared by their order; those that end differently (a panic, a time
+/// limit, another status) are counted on their own, as what they did until then is no whole order. The
+/// usual way is [`Ending::Finished`] as soon as one run has finished, and else the most frequent one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Stored", into = "Stored")]
+pub struct Orders {
+    by: By,
+    /// Every order that some run had, in the order in which they came.
+    orders: Vec<Order>,
+    runs: Vec<Run>,
+    known: HashMap<Order, usize>,
+}
+
+/// One of the runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The index of its order in [`Orders::all`]. Runs with the same order have the same.
+    pub order: usize,
+    /// How it ended.
+    pub ending: Ending,
+    /// How long it took.
+    pub duration: Nanoseconds,
+}
+
+/// An order, and how often it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen<'a> {
+    /// What happened.
+    pub order: &'a Order,
+    /// In how many runs.
+    pub count: usize,
+    /// The first run that had it, counted from 0.
+    pub first: usize,
+}
+
+/// Runs that ended in another way than most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Different<'a> {
+    /// How.
+    pub ending: &'a Ending,
+    /// How many.
+    pub count: usize,
+    /// The first run that did, counted from 0.
+    pub first: usize,
+    /// What had happened in that run until then.
+    pub order: &'a Order,
+}
+
+/// When to stop repeating, other than after a number of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Until {
+    /// So many different orders have been seen.
+    Distinct(usize),
+}
+
+/// As a file has it. Reading adds the runs one by one, so that what was read is as sound as what was counted.
+#[derive(Clone, Serialize, Deserialize)]
+struct Stored {
+    by: By,
+    orders: Vec<Order>,
+    runs: Vec<Run>,
+}
+
+impl Orders {
+    /// No runs yet.
+    pub fn new(by: By) -> Orders {
+        Orders { by, orders: Vec::new(), runs: Vec::new(), known: HashMap::new() }
+    }
+
+    /// A run more, with the order that [`order`] made of its record. Runs that the person
+    /// interrupts are better left out. Returns whether this order is a new one.
+    pub fn add(&mut self, order: Order, ending: Ending, duration: Nanoseconds) -> bool {
+        let known = self.known.get(&order).copied();
+        let index = known.unwrap_or_else(|| {
+            self.orders.push(order.clone());
+            self.known.insert(order, self.orders.len() - 1);
+            self.orders.len() - 1
+        });
+        self.runs.push(Run { order: index, ending, duration });
+        known.is_none()
+    }
+
+    /// [`Orders::add`] of a record's [`order`], its [`ending`] and its duration.
+    pub fn add_record(&mut self, record: &Record) -> bool {
+        self.add(order(record, self.by), ending(record), record.duration)
+    }
+
+    /// What the orders are orders of.
+    pub fn by(&self) -> By {
+        self.by
+    }
+
+    /// All runs, in the order in which they were made.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// Every order of a run however it ended, in the order in which they came.
+    pub fn all(&self) -> &[Order] {
+        &self.orders
+    }
+
+    /// How runs of this cell end when nothing is different; `None` before the first.
+    pub fn usual(&self) -> Option<&Ending> {
+        if let Some(run) = self.runs.iter().find(|run| run.ending == Ending::Finished) {
+            return Some(&run.ending);
+        }
+        most_first(endings(&self.runs)).first().map(|(ending, ..)| *ending)
+    }
+
+    /// The orders of the runs that ended in the usual way, the most frequent first, of equally frequent ones the
+    /// one that was seen first.
+    pub fn seen(&self) -> Vec<Seen<'_>> {
+        let usual = self.usual();
+        let mut counts: HashMap<usize, Seen<'_>> = HashMap::new();
+        for (number, run) in self.runs.iter().enumerate().filter(|(_, run)| Some(&run.ending) == usual) {
+            let order = &self.orders[run.order];
+            counts.entry(run.order).or_insert(Seen { order, count: 0, first: number }).count += 1;
+        }
+        let mut seen: Vec<Seen<'_>> = counts.into_values().collect();
+        seen.sort_by_key(|seen| (std::cmp::Reverse(seen.count), seen.first));
+        seen
+    }
+
+    /// How many different orders the runs had that ended in the usual way.
+    pub fn distinct(&self) -> usize {
+        let usual = self.usual();
+        let orders = self.runs.iter().filter(|run| Some(&run.ending) == usual).map(|run| run.order);
+        orders.collect::<HashSet<usize>>().len()
+    }
+
+    /// How many runs ended in the usual way.
+    pub fn usual_runs(&self) -> usize {
+        let usual = self.usual();
+        self.runs.iter().filter(|run| Some(&run.ending) == usual).count()
+    }
+
+    /// The order that was seen most often.
+    pub fn most_frequent(&self) -> Option<Seen<'_>> {
+        self.seen().into_iter().next()
+    }
+
+    /// The order that was seen least often; of equally rare ones the one that was seen last. `None` when there
+    /// is but one.
+    pub fn rarest(&self) -> Option<Seen<'_>> {
+        let seen = self.seen();
+        if seen.len() < 2 { None } else { seen.into_iter().next_back() }
+    }
+
+    /// Runs that ended otherwise than usual, by how, the most frequent first.
+    pub fn different(&self) -> Vec<Different<'_>> {
+        let usual = self.usual();
+        let others = most_first(endings(&self.runs)).into_iter().filter(|(ending, ..)| Some(*ending) != usual);
+        others
+            .map(|(ending, count, first)| Different {
+                ending,
+                count,
+                first,
+                order: &self.orders[self.runs[first].order],
+            })
+            .collect()
+    }
+
+    /// How many runs ended otherwise than usual.
+    pub fn different_runs(&self) -> usize {
+        self.runs.len() - self.usual_runs()
+    }
+
+    /// How many orders there are likely to be, those that no run has had included; `None` before the
+    /// first run.
+    pub fn estimate(&self) -> Option<Estimate> {
+        let counts: Vec<usize> = self.seen().iter().map(|seen| seen.count).collect();
+        chao1(&counts)
+    }
+
+    /// Whether a rule says that there have been enough runs.
+    pub fn is_done(&self, until: Until) -> bool {
+        match until {
+            Until::Distinct(wanted) => self.distinct() >= wanted,
+        }
+    }
+
+    /// The shortest, the median and the longest duration of the runs that ended in the usual way.
+    pub fn durations(&self) -> Option<(Nanoseconds, Nanoseconds, Nanoseconds)> {
+        let usual = self.usual();
+        let mut times: Vec<Nanoseconds> =
+            self.runs.iter().filter(|run| Some(&run.ending) == usual).map(|run| run.duration).collect();
+        times.sort_unstable();
+        Some((*times.first()?, times[times.len() / 2], *times.last()?))
+    }
+}
+
+/// Each ending, how many runs had it, and the first that did.
+fn endings(runs: &[Run]) -> Vec<(&Ending, usize, usize)> {
+    let mut counts: HashMap<&Ending, (usize, usize)> = HashMap::new();
+    for (number, run) in runs.iter().enumerate() {
+        counts.entry(&run.ending).or_insert((0, number)).0 += 1;
+    }
+    counts.into_iter().map(|(ending, (count, first))| (ending, count, first)).collect()
+}
+
+fn most_first(mut endings: Vec<(&Ending, usize, usize)>) -> Vec<(&Ending, usize, usize)> {
+    endings.sort_by_key(|(_, count, first)| (std::cmp::Reverse(*count), *first));
+    endings
+}
+
+impl From<Stored> for Orders {
+    fn from(stored: Stored) -> Orders {
+        let mut orders = Orders::new(stored.by);
+        for run in stored.runs {
+            // A run whose order is not in the file is one of which nothing is known.
+            if let Some(order) = stored.orders.get(run.order) {
+                orders.add(order.clone(), run.ending, run.duration);
+            }
+        }
+        orders
+    }
+}
+
+impl From<Orders> for Stored {
+    fn from(orders: Orders) -> Stored {
+        Stored { by: orders.by, orders: orders.orders, runs: orders.runs }
+    }
+}
+
+/// As `--until` takes it: `DISTINCT=5`.
+impl FromStr for Until {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Until, String> {
+        let wrong = || format!("{text:?} is no rule to stop by: write DISTINCT=5 for five different orders");
+        let (name, number) = text.split_once('=').ok_or_else(wrong)?;
+        let number = number.trim().parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
+        if name.trim().eq_ignore_ascii_case("distinct") { Ok(Until::Distinct(number)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Until::Distinct(number) => write!(f, "DISTINCT={number}"),
+        }
+    }
+}
