@@ -103,18 +103,8 @@ impl Cache {
 
     /// Looks for an entry.
     pub fn find(&self, key: &str) -> Option<Entry> {
-        let path = self.place(key);
         // The whole of it: a fingerprint can be that of another.
-        if fs::read(path.join(KEY)).ok()? != key.as_bytes() {
-            return None;
-        }
-        let about: About = serde_json::from_slice(&fs::read(path.join(ABOUT)).ok()?).ok()?;
-        if !about.is_right() {
-            return None;
-        }
-        // It has been used: it goes last.
-        let _ = fs::File::open(path.join(KEY)).and_then(|file| file.set_modified(SystemTime::now()));
-        Some(Entry { path, about })
+        Entry::at(self.place(key), |found| found == key)
     }
 
     /// Keeps a compiled cell in the place of what was there. What is too much then goes.
@@ -166,6 +156,25 @@ impl Cache {
 }
 
 impl Entry {
+    /// That in a place, if its key is the one and what it depends on is as it was.
+    pub fn at(path: PathBuf, is_key: impl Fn(&str) -> bool) -> Option<Entry> {
+        if !is_key(&fs::read_to_string(path.join(KEY)).ok()?) {
+            return None;
+        }
+        let about: About = serde_json::from_slice(&fs::read(path.join(ABOUT)).ok()?).ok()?;
+        if !about.is_right() {
+            return None;
+        }
+        // It has been used: it goes last.
+        let _ = fs::File::open(path.join(KEY)).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(Entry { path, about })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Puts a fresh copy of the object in a place.
     ///
     /// # Errors

@@ -19,15 +19,19 @@ use forklab_sys::channel::Channel;
 use forklab_sys::process::{self, Pid, Signal};
 use forklab_sys::role;
 
+use crate::after::After;
+use crate::again::Again;
 use crate::environment::{self, Places};
-use crate::messages::{FromEngine, Rejection, ToEngine, Verdict};
+use crate::messages::{FromEngine, Ran, Rejection, ToEngine, ToRunner, Verdict};
 use crate::noise::{Noise, panic_message};
 use crate::origins::Cell;
 use crate::render;
+use crate::rewrite::ENTRY;
 use crate::runner::DROPPED_MESSAGE;
 use crate::standby::{self, Standby};
 use crate::start::{self, HiddenStd, Started};
 use crate::template::Data;
+use crate::wrapper;
 
 /// How long the server may take to send a cell that waits for the engine.
 const TIME_FOR_A_WAITING_CELL: Duration = Duration::from_millis(50);
@@ -71,6 +75,7 @@ struct Engine {
     noise: Noise,
     /// The cells whose code is part of evcxr's state, oldest first.
     cells: Vec<Cell>,
+    again: Again,
     standbys: Vec<Pid>,
     /// The server has no standby that knows what this engine knows.
     lacks_standby: bool,
@@ -109,7 +114,8 @@ impl Engine {
         let started = noise.during(copy, || start::complete(context, &places, data.as_ref(), prepared));
         let Started { context, runner } = started.map_err(unable)?.map_err(panicked)?.map_err(evcxrs)?;
         let (cells, standbys) = (Vec::new(), Vec::new());
-        Ok(Engine { places, data, epoch: None, context, runner, noise, cells, standbys, lacks_standby: true })
+        let (again, lacks_standby) = (Again::default(), true);
+        Ok(Engine { places, data, epoch: None, context, runner, noise, cells, again, standbys, lacks_standby })
     }
 
     /// Serves and leaves.
@@ -155,7 +161,12 @@ impl Engine {
                 }
             }
             match request.value {
-                ToEngine::Evaluate { id, execution, code } => self.evaluate(channel, id, Cell { execution, code })?,
+                ToEngine::Evaluate { id, execution, code, losses } => {
+                    self.again.hear_of_losses(losses);
+                    self.evaluate(channel, (id, losses), Cell { execution, code })?;
+                }
+                // To a run that was this engine's before it became one.
+                ToEngine::Answer(_) => {}
                 ToEngine::Complete { id, code, position } => self.complete(channel, id, &code, position)?,
                 ToEngine::Inspect { id, code, position } => self.inspect(channel, id, &code, position)?,
                 ToEngine::Quit => break,
@@ -201,18 +212,63 @@ impl Engine {
         standby::live_with_server(engine)
     }
 
-    fn evaluate(&mut self, channel: &Peer, id: u64, cell: Cell) -> io::Result<()> {
+    fn evaluate(&mut self, channel: &Peer, (id, losses): (u64, u64), cell: Cell) -> io::Result<()> {
+        // An engine that has died may have left it, and then nothing would be run.
+        wrapper::remove(&self.places.rehearsal())?;
         let verdict = match refused_command(&cell) {
             Some(rejection) => Verdict::Rejected(rejection),
-            None => self.evaluate_with_evcxr(channel, id, &cell)?,
+            None => match self.run_again(channel, (id, losses), &cell)? {
+                Some(verdict) => verdict,
+                None => self.evaluate_with_evcxr(channel, id, &cell)?,
+            },
         };
-        if matches!(verdict, Verdict::Committed { .. }) {
+        let committed = matches!(verdict, Verdict::Committed { .. });
+        if committed || verdict == Verdict::Repeated {
             // Lines that are in several cells are taken for the newest one's; one of the same text is enough.
             self.cells.retain(|one| one.code != cell.code);
             self.cells.push(cell);
-            self.lacks_standby = true;
+            self.lacks_standby |= committed;
         }
         channel.send(&FromEngine::Evaluated { id, verdict })
+    }
+
+    /// Has a cell run that changes nothing of what evcxr knows. `None` when evcxr is to do it.
+    fn run_again(&mut self, channel: &Peer, (id, losses): (u64, u64), cell: &Cell) -> io::Result<Option<Verdict>> {
+        if is_verifying() || !runner_lives(&self.runner) {
+            return Ok(None);
+        }
+        let sources: Vec<&Cell> = self.cells.iter().filter(|one| one.code != cell.code).chain([cell]).collect();
+        let Some(object) = self.again.object(&self.places.build, &sources) else { return Ok(None) };
+        let (library, function) = (object.path.clone(), ENTRY.to_owned());
+        channel.send(&FromEngine::Run { library, function, losses })?;
+        let answer = channel.receive()?.map(|received| received.value);
+        match answer {
+            Some(ToEngine::Answer(ToRunner::Ran(ran))) if ran.is_clean() => Ok(Some(Verdict::Repeated)),
+            Some(ToEngine::Answer(ToRunner::Ran(ran))) if ran.lost_variables.is_empty() => {
+                self.make_known(channel, id, cell, &ran).map(Some)
+            }
+            // Nothing of it has run, and evcxr has to find out without them.
+            Some(ToEngine::Answer(ToRunner::Ran(_))) => {
+                self.again.forget();
+                Ok(None)
+            }
+            Some(ToEngine::Answer(ToRunner::StateLost)) => {
+                self.again.forget();
+                Ok(Some(Verdict::RolledBack))
+            }
+            Some(ToEngine::Answer(_)) => Ok(Some(Verdict::RolledBack)),
+            // There is nothing else that the server says meanwhile.
+            Some(_) | None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Has evcxr take in a cell that was run without it and has not come to its end.
+    fn make_known(&mut self, channel: &Peer, id: u64, cell: &Cell, ran: &Ran) -> io::Result<Verdict> {
+        let part = self.places.rehearsal();
+        fs::write(&part, serde_json::to_vec(ran)?)?;
+        let verdict = self.evaluate_with_evcxr(channel, id, cell);
+        fs::remove_file(&part)?;
+        verdict
     }
 
     fn evaluate_with_evcxr(&mut self, channel: &Peer, id: u64, cell: &Cell) -> io::Result<Verdict> {
@@ -264,14 +320,33 @@ impl Engine {
             // evcxr starts another and forgets all variables when a run fails for want of a child. So
             // this fails, and that is what it is for; a panic will come again with the cell itself.
             drop(self.noise.during(duplicate(channel)?, || context.execute("();").is_ok())?);
+            self.again.forget();
         }
         let clears = commands(cell).any(|name| name == ":clear");
-        self.noise.during(duplicate(channel)?, || {
+        After::forget(&self.places.build)?;
+        let foretold = self.again.foretold(&cell.code).filter(|_| is_verifying()).cloned();
+        let evaluated = self.noise.during(duplicate(channel)?, || {
             if clears {
                 end_foreign_runner(&self.runner);
             }
             context.execute(&cell.code)
-        })
+        })?;
+        match &evaluated {
+            Ok(Ok(_)) => {
+                let after = After::take(&self.places.build);
+                if let (Some(foretold), Some(after)) = (foretold, &after) {
+                    assert_eq!(foretold, *after, "this cell, run again without evcxr, would be another program");
+                }
+                self.again.committed(cell, commands(cell).next().is_some(), after);
+            }
+            Ok(Err(evcxr::Error::CompilationErrors(_))) => {
+                assert!(foretold.is_none(), "this cell, run again without evcxr, would be compiled");
+            }
+            // The server says whether variables were lost with it.
+            Ok(Err(evcxr::Error::Message(message))) if message == DROPPED_MESSAGE => {}
+            _ => self.again.forget(),
+        }
+        Ok(evaluated)
     }
 
     /// A cell runs as the same user, and may have removed or renamed what it found in the directory for
@@ -333,6 +408,12 @@ impl Engine {
         channel.send(&found.unwrap_or(nothing))?;
         if broken { process::exit_now(BROKEN) } else { Ok(()) }
     }
+}
+
+/// Whether every cell is evcxr's, to see whether what would be run again without it is what it would run.
+/// For tests.
+fn is_verifying() -> bool {
+    std::env::var_os("FORKLAB_VERIFY_RERUNS").is_some()
 }
 
 /// Whether the runner is there. It is a child of the engine that started it and not of this one,

@@ -6,7 +6,8 @@
 //! real cargo would (`record`, by `wrapper`), after `rewrite` has put calls of the worker's table in place
 //! of evcxr's markers and `superseded` has made first and second run one; `origins` says which line
 //! came from which cell; `runner` passes evcxr's wish to run the result on to the server; `render` draws what
-//! the compiler had against it. `standby` is what makes the engine replaceable, `template` what makes
+//! the compiler had against it. A cell that changes nothing of what evcxr knows (`after`) is run again without
+//! evcxr (`again`). `standby` is what makes the engine replaceable, `template` what makes
 //! its start quick.
 //!
 //! Nothing of evcxr's leaves this crate. Nothing here knows Jupyter, and nothing here runs a cell.
@@ -19,6 +20,8 @@ pub mod template;
 pub mod tools;
 pub mod wrapper;
 
+mod after;
+mod again;
 mod answers;
 mod cache;
 mod cargo;

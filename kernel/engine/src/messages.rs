@@ -20,7 +20,11 @@ pub enum ToEngine {
         /// The cell without magics and `!` lines; those lines are blank, so that lines keep their
         /// numbers.
         code: String,
+        /// How often the worker has lost its variables since the server began.
+        losses: u64,
     },
+    /// The answer to [`FromEngine::Run`].
+    Answer(ToRunner),
     /// Complete at a cursor. Answered by `Completed`.
     Complete {
         /// Names the request.
@@ -70,6 +74,15 @@ pub enum FromEngine {
         /// The crate.
         name: String,
     },
+    /// Run this function, as with [`FromRunner::Run`]. Answered by one [`ToEngine::Answer`].
+    Run {
+        /// The shared object, which is removed when the answer has come.
+        library: PathBuf,
+        /// The symbol.
+        function: String,
+        /// That of the cell's `Evaluate`. Where variables were lost since, it must not run.
+        losses: u64,
+    },
     /// The answer to `Evaluate`.
     Evaluated {
         /// Which.
@@ -105,6 +118,8 @@ pub enum Verdict {
         /// What `:` commands want shown, by MIME type.
         display: BTreeMap<String, String>,
     },
+    /// Run again. The engine knows what it knew.
+    Repeated,
     /// The code did not compile, or a command failed. Nothing has changed.
     Rejected(Rejection),
     /// The run was answered with [`ToRunner::Dropped`]: the definitions are as before the cell.
@@ -140,14 +155,7 @@ pub enum FromRunner {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToRunner {
     /// The function returned.
-    Ran {
-        /// A panic ended the user's code.
-        panicked: bool,
-        /// A `?` ended the user's code.
-        failed: bool,
-        /// Variables whose stored type is not the expected one any more.
-        lost_variables: Vec<String>,
-    },
+    Ran(Ran),
     /// The worker died, or the cell was interrupted; the worker's state is as before the run.
     Dropped,
     /// The worker's variables are gone for good. The runner leaves, so that evcxr forgets them too.
@@ -157,4 +165,22 @@ pub enum ToRunner {
         /// Greater than that of every reset before; runs that are asked for from here on carry it.
         epoch: u64,
     },
+}
+
+/// How a function that has returned went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// A panic ended the user's code.
+    pub panicked: bool,
+    /// A `?` ended the user's code.
+    pub failed: bool,
+    /// Variables whose stored type is not the expected one any more; the code has not been run then.
+    pub lost_variables: Vec<String>,
+}
+
+impl Ran {
+    /// Whether the user's code came to its end.
+    pub fn is_clean(&self) -> bool {
+        !self.panicked && !self.failed && self.lost_variables.is_empty()
+    }
 }

@@ -74,7 +74,8 @@ impl Stamp {
 /// A configuration and where its record lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Configuration {
-    build: PathBuf,
+    /// The build directory.
+    pub build: PathBuf,
     /// Everything that it consists of. Two that are the same text are the same.
     pub text: String,
 }

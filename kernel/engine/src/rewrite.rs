@@ -88,7 +88,7 @@ fn key(
 }
 
 /// The lines that import the names of a module once more: evcxr adds one each time such a cell is run.
-fn repeated_imports(source: &Source<'_>, items: Range<usize>) -> Vec<usize> {
+pub(crate) fn repeated_imports(source: &Source<'_>, items: Range<usize>) -> Vec<usize> {
     let mut seen = HashSet::new();
     let is_import = |line: &usize| {
         let text = source.lines[*line];

@@ -31,13 +31,15 @@ use forklab_sys::inherit;
 use forklab_sys::ready::wait_readable;
 use nix::fcntl::OFlag;
 
-use crate::messages::{FromRunner, ToRunner};
+use crate::after::After;
+use crate::messages::{FromRunner, Ran, ToRunner};
 use crate::rewrite::ENTRY;
 
 /// The environment variable with the number of the channel's descriptor.
 pub(crate) const CHANNEL_VARIABLE: &str = "FORKLAB_RUNNER_CHANNEL";
 /// The environment variable with the path of a file; while it exists, nothing is run and evcxr is
-/// told that all went well. For the engine's own cells at its start.
+/// told what it says of the run, as JSON, or that all went well. For the engine's own cells at its start, and
+/// for what was run without evcxr and has to be made known to it.
 pub(crate) const REHEARSAL_VARIABLE: &str = "FORKLAB_RUNNER_REHEARSAL";
 /// The environment variable with the path of the file that keeps the epoch.
 pub(crate) const EPOCH_VARIABLE: &str = "FORKLAB_RUNNER_EPOCH";
@@ -75,6 +77,24 @@ struct Runner {
     runs: u64,
 }
 
+impl Ran {
+    /// What evcxr is told.
+    fn lines(&self) -> String {
+        let mut answer = String::new();
+        if self.panicked {
+            answer.push_str(PANICKED);
+        }
+        if self.failed {
+            answer.push_str(FAILED);
+        }
+        for name in &self.lost_variables {
+            answer.extend([LOST, name, "\n"]);
+        }
+        answer.push_str(COMPLETE);
+        answer
+    }
+}
+
 /// What the next thing to do is.
 enum Next {
     Line(String),
@@ -95,7 +115,7 @@ impl Runner {
                 Next::Message(ToRunner::Reset { .. }) => self.reset()?,
                 Next::Message(ToRunner::StateLost) | Next::End => return Ok(()),
                 // An answer to a run that a reset has made forgotten.
-                Next::Message(ToRunner::Ran { .. } | ToRunner::Dropped) => {}
+                Next::Message(ToRunner::Ran(_) | ToRunner::Dropped) => {}
             }
         }
     }
@@ -136,26 +156,20 @@ impl Runner {
 
     /// Has one function run and tells evcxr how it went. `false` when this process is to end.
     fn run(&mut self, library: &str, function: &str) -> io::Result<bool> {
-        if self.rehearsal.as_deref().is_some_and(Path::exists) {
-            say(COMPLETE.as_bytes())?;
+        if let Some(part) = self.rehearsal.as_deref().and_then(|file| std::fs::read(file).ok()) {
+            // Without words all went well.
+            let ran = serde_json::from_slice(&part).unwrap_or(Ran::default());
+            say(ran.lines().as_bytes())?;
             return Ok(true);
         }
         let (library, function) = self.take(Path::new(library), function)?;
         self.channel.send(&FromRunner::Run { library, function, epoch: self.epoch.current })?;
         match self.receive()? {
-            Some(ToRunner::Ran { panicked, failed, lost_variables }) => {
-                let mut answer = String::new();
-                if panicked {
-                    answer.push_str(PANICKED);
+            Some(ToRunner::Ran(ran)) => {
+                if let Some(build) = self.rehearsal.as_deref().and_then(Path::parent).filter(|_| ran.is_clean()) {
+                    After::confirm(build);
                 }
-                if failed {
-                    answer.push_str(FAILED);
-                }
-                for name in lost_variables {
-                    answer.extend([LOST, &name, "\n"]);
-                }
-                answer.push_str(COMPLETE);
-                say(answer.as_bytes())?;
+                say(ran.lines().as_bytes())?;
             }
             Some(ToRunner::Dropped) => say(DROPPED)?,
             Some(ToRunner::Reset { .. }) => self.reset()?,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use forklab_engine::messages::{FromEngine, FromRunner, ToEngine, ToRunner, Verdict};
+use forklab_engine::messages::{FromEngine, FromRunner, Ran, ToEngine, ToRunner, Verdict};
 use forklab_sys::channel::Channel;
 use forklab_sys::inherit;
 use forklab_sys::process::{self, Pid, Signal};
@@ -164,7 +164,7 @@ impl Server {
 
     fn ask(&mut self, code: &str) -> io::Result<()> {
         self.id += 1;
-        self.engine.send(&ToEngine::Evaluate { id: self.id, execution: self.id as u32, code: code.to_owned() })
+        self.engine.send(&ToEngine::Evaluate { id: self.id, execution: self.id as u32, code: code.to_owned(), losses: 0 })
     }
 
     fn verdict(&mut self) -> Result<Verdict, Failure> {
@@ -181,7 +181,7 @@ impl Server {
     }
 
     fn ran() -> ToRunner {
-        ToRunner::Ran { panicked: false, failed: false, lost_variables: Vec::new() }
+        ToRunner::Ran(Ran::default())
     }
 
     /// Evaluates a cell that compiles; the worker says that it ran well.

@@ -1,9 +1,11 @@
 //! Cells that are run again. What they say must be what a fresh compilation would say; whether one was
-//! compiled is seen by the file that the compiler is given, which is not written for a rerun.
+//! compiled is seen by the file that the compiler is given, and whether evcxr had a hand in it by the file
+//! that evcxr generates: neither is written for a rerun.
 
 mod client;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use client::{Kernel, data};
 
@@ -15,9 +17,14 @@ struct Notebook {
 
 impl Notebook {
     fn open() -> Notebook {
+        Notebook::open_with(|_| {})
+    }
+
+    fn open_with(prepare: impl FnOnce(&mut Command)) -> Notebook {
         let temporary = tempfile::tempdir().expect("a temporary directory");
         let kernel = Kernel::start_with(|command| {
             command.env("FORKLAB_DATA", data()).env("TMPDIR", temporary.path());
+            prepare(command);
         });
         let mut notebook = Notebook { kernel, temporary };
         // The first cell of a configuration is cargo's.
@@ -52,6 +59,17 @@ impl Notebook {
     fn reuse(&mut self, code: &str) -> String {
         let (said, compiled) = self.watch(code);
         assert!(!compiled, "compiled again: {code}\n{said}");
+        said
+    }
+
+    /// Runs a cell that must be run without evcxr.
+    fn again(&mut self, code: &str) -> String {
+        let generated = self.compiled_source().with_file_name("lib.rs");
+        let before = std::fs::read(&generated).expect("evcxr has generated a cell");
+        std::fs::remove_file(&generated).expect("it can be removed");
+        let said = self.run(code);
+        assert!(!generated.exists(), "evcxr was asked: {code}\n{said}");
+        std::fs::write(&generated, before).expect("it can be written");
         said
     }
 
@@ -219,4 +237,108 @@ fn a_cell_that_failed_or_was_rolled_back_changes_nothing() {
     notebook.run("let text = String::from(\"t\");");
     assert_eq!(notebook.run("drop(text);"), "");
     assert!(notebook.run("text").contains("E0425"));
+}
+
+#[test]
+fn a_cell_that_changes_nothing_is_run_again_without_evcxr() {
+    let mut notebook = Notebook::open();
+    let mine = "use std::collections::*;\nstruct P { a: i32 }\nimpl P { fn b(&self) -> i32 { self.a } }\n\
+        let mut v = vec![1];\nv.push(P { a: 2 }.b());\nv.len()";
+    let reads = "\"7\".parse::<usize>()? + v.len()";
+    for code in [mine, reads, "println!(\"é {}\", v.len());"] {
+        let first = notebook.run(code);
+        for _ in 0..3 {
+            assert_eq!(notebook.again(code), first, "{code}");
+        }
+    }
+    // The first of them is evcxr's once more after what the others have brought, and then all are known.
+    notebook.run(mine);
+    for _ in 0..2 {
+        assert_eq!(notebook.again(mine), "2");
+        assert_eq!(notebook.again(reads), "9");
+    }
+    // What a rerun leaves is what evcxr believes.
+    notebook.run("v.push(1);");
+    assert_eq!(notebook.again("v.push(1);"), "");
+    assert_eq!(notebook.run("v"), "[1, 2, 1, 1]");
+    assert_eq!(notebook.run("let v = 3u8;"), "");
+    assert_eq!(notebook.run(mine), "2");
+    assert_eq!(notebook.again(mine), "2");
+}
+
+#[test]
+fn a_rerun_that_ends_badly_leaves_what_its_first_run_would() {
+    let mut notebook = Notebook::open();
+    notebook.run("use std::sync::atomic::{AtomicU32, Ordering};\nlet runs = std::sync::Arc::new(AtomicU32::new(0));");
+    for (end, said) in [("panic!(\"as it should\");", "as it should"), ("Err::<(), _>(\"so be it\")?;", "so be it")] {
+        let code = format!("let fresh = 5u8;\nif runs.fetch_add(1, Ordering::SeqCst) == 2 {{ {end} }}\nfresh");
+        assert_eq!(notebook.run(&code), "5");
+        assert_eq!(notebook.again(&code), "5");
+        assert!(notebook.run(&code).contains(said), "the third time");
+        assert!(notebook.run("fresh").contains("E0425"), "what a cell has defined that did not end is not there");
+        assert_eq!(notebook.run("runs.swap(0, Ordering::SeqCst)"), "3", "it has run once each time");
+    }
+    let dies = "let later = 5u8;\nif runs.fetch_add(1, Ordering::SeqCst) == 1 { std::process::abort(); }\nlater";
+    assert_eq!(notebook.run(dies), "5");
+    assert!(notebook.again(dies).contains("SIGABRT"), "the second time");
+    assert_eq!(notebook.run("runs.load(Ordering::SeqCst) + u32::from(later)"), "6", "the second run has not happened");
+    assert!(notebook.again(dies).contains("SIGABRT"), "it is the second time again");
+}
+
+/// Cells that get in each other's way: other types, other mutability, moves, redefinitions, settings, bad ends.
+const MIXTURE: &[&str] = &[
+    "let x = 1u8;",
+    "let mut x = 1u8; x += 1;",
+    "let x = String::from(\"s\");",
+    "let x = x.clone();",
+    "let y = x;",
+    "println!(\"{:?}\", x);",
+    "x",
+    "fn f() -> u8 { 1 }",
+    "fn f() -> u8 { 2 }\nlet z = f();",
+    "println!(\"{} {:?}\", f(), z);",
+    "struct S(u8);\nimpl S { fn g(&self) -> u8 { self.0 } }\nlet s = S(3);",
+    "struct S(u16);\nlet t = S(4);",
+    "s.g()",
+    "drop(t);",
+    "use std::collections::*;\nlet m: BTreeMap<u8, u8> = BTreeMap::new();\nm.len()",
+    "macro_rules! m { () => { 1 } }",
+    "m!()",
+    "\"1\".parse::<u8>()?;",
+    "let w = \"n\".parse::<u8>()?;",
+    "let (a, mut b) = (1u8, 2u8); b += a;",
+    "b += 1; (a, b)",
+    "let a = { let b = 3u32; b };",
+    "if let Some(a) = Some(1u64) { println!(\"{a}\"); }",
+    "panic!(\"p\");",
+    "let x: u8 = nothing();",
+    "std::process::exit(1);",
+    ":opt 1",
+    "type T = u8;\nlet c: T = 1;",
+    "mod n { pub fn f() -> u8 { 7 } }\nlet f = n::f();",
+    "let v = vec![1u8];\nlet v = v.len();",
+];
+
+/// The engine compares what it would have run without evcxr with what evcxr makes of the cell, and a
+/// difference ends it.
+#[test]
+fn what_would_be_run_again_is_what_evcxr_would_run() {
+    let mut notebook = Notebook::open_with(|command| {
+        command.env("FORKLAB_VERIFY_RERUNS", "1");
+    });
+    let mut random = 20_261_123u64;
+    let mut choose = |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % below
+    };
+    let mut history = Vec::new();
+    for _ in 0..60 {
+        let code = MIXTURE[choose(MIXTURE.len())];
+        // Most cells are run again at once, as people do.
+        for _ in 0..1 + choose(3) {
+            history.push(code);
+            let said = notebook.run(code);
+            assert!(!said.contains("without evcxr"), "after {history:#?}: {said}");
+        }
+    }
 }

@@ -49,6 +49,8 @@ pub struct Compiler {
     interrupted: bool,
     /// The number of resets that the runner was told to do.
     epoch: u64,
+    /// Whether the run that is under way was asked for by the engine, and not by the runner.
+    engine_asks: bool,
     /// The engine that was spawned; after a take-over, a zombie that has been reaped.
     child: Child,
     /// Whether there is an engine at the other end of the channel.
@@ -88,6 +90,7 @@ impl Compiler {
             stale: false,
             interrupted: false,
             epoch: 0,
+            engine_asks: false,
             open: true,
             pid: child.id() as i32,
             child,
@@ -146,6 +149,7 @@ impl Compiler {
                 self.standby = None;
                 self.stale = false;
             }
+            FromEngine::Run { .. } => self.engine_asks = true,
             FromEngine::Building { .. } => {}
         }
         Ok(Some(value))
@@ -159,6 +163,36 @@ impl Compiler {
     /// The runner's channel, for what it asks and what it is answered.
     pub fn runner(&self) -> &Channel<ToRunner, FromRunner> {
         &self.runner
+    }
+
+    /// Answers whoever has asked for the run that is under way.
+    ///
+    /// # Errors
+    /// Those of the channel: the one who asked has ended.
+    pub fn answer(&mut self, answer: &ToRunner) -> io::Result<()> {
+        if std::mem::take(&mut self.engine_asks) {
+            self.channel.send(&ToEngine::Answer(answer.clone()))
+        } else {
+            self.runner.send(answer)
+        }
+    }
+
+    /// Tells the runner, which evcxr will miss, that the variables are gone; and the engine, if it waits
+    /// for a run.
+    ///
+    /// # Errors
+    /// Those of the runner's channel.
+    pub fn tell_state_lost(&mut self) -> io::Result<()> {
+        self.tell_engine_state_lost();
+        self.runner.send(&ToRunner::StateLost)
+    }
+
+    /// Tells the engine, if it waits for a run, that the variables are gone.
+    pub fn tell_engine_state_lost(&mut self) {
+        if self.engine_asks {
+            // That it has ended is the next event.
+            let _ = self.answer(&ToRunner::StateLost);
+        }
     }
 
     /// Ends a compilation, by ending the engine, if its standby can go on with everything that the
@@ -202,7 +236,7 @@ impl Compiler {
         let _ = self.child.wait();
         self.open = false;
         let stale = std::mem::take(&mut self.stale);
-        self.interrupted = false;
+        (self.interrupted, self.engine_asks) = (false, false);
         let failed = matches!(self.state, State::Failed(_));
         if let Some((pid, standby)) = self.standby.take() {
             self.pid = pid;

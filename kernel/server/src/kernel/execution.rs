@@ -12,9 +12,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use forklab_engine::messages::{FromRunner, ToEngine, ToRunner, Verdict};
+use forklab_engine::messages::{FromRunner, Ran, ToEngine, ToRunner, Verdict};
 use forklab_worker::messages::{CellId, Limits, Outcome, Report, Task, ToSupervisor};
 use jupyter_protocol::messaging::{ExecuteInput, ExecuteReply, ExecuteRequest, ReplyError, ReplyStatus};
 
@@ -242,7 +243,8 @@ impl Kernel {
         let Some(running) = &mut self.running else { return };
         // When this fails, the engine has ended or is ended here, and its end is the next event: the
         // cell is in the stage that the event expects.
-        match self.compiler.request(|id| ToEngine::Evaluate { id, execution, code }) {
+        let losses = self.losses;
+        match self.compiler.request(|id| ToEngine::Evaluate { id, execution, code, losses }) {
             Ok(id) => running.stage = Stage::Compiling(id),
             Err(error) => {
                 tracing::warn!(%error, "the engine cannot be asked");
@@ -265,7 +267,7 @@ impl Kernel {
         match running.stage {
             Stage::Running(id) => {
                 running.stage = Stage::Settling(id);
-                self.answer_runner(&ToRunner::Dropped);
+                self.answer_run(&ToRunner::Dropped);
             }
             _ => self.finish(),
         }
@@ -280,6 +282,20 @@ impl Kernel {
             // Asked for by an engine that has died meanwhile; nobody waits for an answer.
             return;
         }
+        self.run_function(library, function);
+    }
+
+    /// The engine has something to run again.
+    pub(super) fn on_run_again(&mut self, library: PathBuf, function: String, losses: u64) {
+        if losses == self.losses {
+            self.run_function(library, function);
+        } else {
+            // The worker has lost its variables since the engine was asked, and they are what this is for.
+            self.answer_run(&ToRunner::StateLost);
+        }
+    }
+
+    fn run_function(&mut self, library: PathBuf, function: String) {
         match &mut self.running {
             Some(Execution {
                 stage: stage @ (Stage::Compiling(_) | Stage::Settling(_)), interrupted: false, ..
@@ -290,20 +306,25 @@ impl Kernel {
                 self.run_task(Task::Call { library, function });
             }
             // A cell that was interrupted while it was compiled: nothing of it runs.
-            _ => self.answer_runner(&ToRunner::Dropped),
+            _ => self.answer_run(&ToRunner::Dropped),
         }
     }
 
-    pub(super) fn answer_runner(&mut self, answer: &ToRunner) {
-        if let Err(error) = self.compiler.runner().send(answer) {
-            tracing::warn!(%error, "the runner ended before its answer");
+    pub(super) fn answer_run(&mut self, answer: &ToRunner) {
+        if let Err(error) = self.compiler.answer(answer) {
+            tracing::warn!(%error, "who asked for a run has ended before its answer");
         }
     }
 
     /// Has evcxr forget the variables, once: a runner that was told leaves, and reads no second word.
     pub(super) fn tell_state_lost(&mut self) {
-        if !std::mem::replace(&mut self.state_lost_told, true) {
-            self.answer_runner(&ToRunner::StateLost);
+        self.losses += 1;
+        if std::mem::replace(&mut self.state_lost_told, true) {
+            // The runner has left; an engine that runs a cell again does without it.
+            return self.compiler.tell_engine_state_lost();
+        }
+        if let Err(error) = self.compiler.tell_state_lost() {
+            tracing::warn!(%error, "the runner ended before it was told that the variables are lost");
         }
     }
 
@@ -339,13 +360,13 @@ impl Kernel {
                     _ if lost => self.tell_state_lost(),
                     Outcome::Returned(report) => {
                         running.results.extend(bundles(&report));
-                        self.answer_runner(&ToRunner::Ran {
+                        self.answer_run(&ToRunner::Ran(Ran {
                             panicked: report.panic.is_some(),
                             failed: report.error.is_some(),
                             lost_variables: report.lost_variables,
-                        });
+                        }));
                     }
-                    _ => self.answer_runner(&ToRunner::Dropped),
+                    _ => self.answer_run(&ToRunner::Dropped),
                 }
             }
             Stage::Abandoned => {
@@ -384,6 +405,7 @@ impl Kernel {
                     running.results.insert(0, display);
                 }
             }
+            Verdict::Repeated => {}
             Verdict::Rejected(rejection) => running.error = running.error.take().or(Some(report::rejected(rejection))),
             Verdict::RolledBack => {
                 let interrupted = running.interrupted;

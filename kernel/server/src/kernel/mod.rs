@@ -121,6 +121,8 @@ struct Kernel {
     must_tell: Option<ReplyError>,
     /// The runner was told that the variables are gone, and has not spoken since.
     state_lost_told: bool,
+    /// How often the variables were lost.
+    losses: u64,
     /// How many supervisors in a row have not had a worker.
     far_starts: u32,
     /// The process that runs the cells.
@@ -185,6 +187,7 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         next_cell: 0,
         must_tell: None,
         state_lost_told: false,
+        losses: 0,
         far_starts: 0,
         worker: 0,
         ceiling,
@@ -350,6 +353,7 @@ impl Kernel {
             }
             Ok(Some(FromEngine::Standby { .. })) => {}
             Ok(Some(FromEngine::NoStandby { why })) => tracing::warn!(%why, "the engine has no standby"),
+            Ok(Some(FromEngine::Run { library, function, losses })) => self.on_run_again(library, function, losses),
             Ok(Some(FromEngine::Building { name })) => tracing::info!(%name, "building a dependency"),
             Ok(Some(FromEngine::Evaluated { id, verdict })) => self.on_evaluated(id, verdict),
             Ok(Some(FromEngine::Completed { id, start, end, matches })) => {
