@@ -169,6 +169,19 @@ pub enum Stream {
 }
 
 impl Record {
+    /// One line that says what this is a record of: `In [5]: 6 processes, 42 events, 12.3 ms, end of the cell`.
+    pub fn summary(&self) -> String {
+        use timeline::words;
+        let cell = if self.execution == 0 { "a cell".to_owned() } else { format!("In [{}]", self.execution) };
+        format!(
+            "{cell}: {}, {}, {}, {}",
+            words::count(self.processes.len(), "process", "processes"),
+            words::count(self.events.len(), "event", "events"),
+            words::time(self.duration),
+            words::ending(&self.ending)
+        )
+    }
+
     /// A process by its pid, if it is of this record.
     pub fn process(&self, pid: Pid) -> Option<&Process> {
         self.processes.iter().find(|process| process.pid == pid)

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::estimate::{Estimate, chao1};
-use super::{By, Order, ending, order};
+use super::{By, Order, ending, order, text};
+use crate::timeline::words;
 use crate::{Ending, Nanoseconds, Record};
 
 /// The runs of a cell that was repeated, and the orders that were seen.
@@ -97,6 +98,15 @@ impl Orders {
     /// [`Orders::add`] of a record's [`order`], its [`ending`] and its duration.
     pub fn add_record(&mut self, record: &Record) -> bool {
         self.add(order(record, self.by), ending(record), record.duration)
+    }
+
+    /// One line that says what was seen: `100 runs, 12 different orders by lines`, and how many ended differently.
+    pub fn summary(&self) -> String {
+        let more = match self.different_runs() {
+            0 => String::new(),
+            runs => format!(", {} ended differently", words::count(runs, "run", "runs")),
+        };
+        text::title(self) + &more
     }
 
     /// What the orders are orders of.

@@ -43,6 +43,12 @@ impl Estimate {
 /// A. Chao and C.-H. Chiu, “Species richness: estimation and comparison”, Wiley StatsRef (2016), and in R. K.
 /// Colwell's EstimateS, whose user's guide numbers the variances (6), (7) and (14).
 pub fn chao1(counts: &[usize]) -> Option<Estimate> {
+    let runs = counts.iter().sum::<usize>() as f64;
+    with_share(counts, (runs - 1.0) / runs)
+}
+
+/// The estimate with another factor in the place of `(n − 1)/n`, as some programs leave it out.
+fn with_share(counts: &[usize], share: f64) -> Option<Estimate> {
     let observed = counts.iter().filter(|count| **count > 0).count();
     if observed == 0 {
         return None;
@@ -51,7 +57,6 @@ pub fn chao1(counts: &[usize]) -> Option<Estimate> {
     let of = |wanted: usize| counts.iter().filter(|count| **count == wanted).count();
     let (singletons, doubletons) = (of(1), of(2));
     let (seen, f1, f2) = (observed as f64, singletons as f64, doubletons as f64);
-    let share = (runs - 1.0) / runs;
     let unseen = share * f1 * (f1 - 1.0) / (2.0 * (f2 + 1.0));
     let total = seen + unseen;
     let (lower, upper) = if unseen > 0.0 {
@@ -82,4 +87,49 @@ fn complete(seen: f64, runs: f64) -> (f64, f64) {
     let middle = seen / (1.0 - missed);
     let spread = 1.96 * (seen * missed * (1.0 - missed)).sqrt() / (1.0 - missed);
     ((middle - spread).max(seen), middle + spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(value: f64, expected: f64, within: f64) {
+        assert!((value - expected).abs() <= within, "{value} is not {expected}");
+    }
+
+    /// What EstimateS says of three small samples, to its two decimals, as scikit-bio's tests have it, too. Both
+    /// leave the factor `(n − 1)/n` out, which in samples as small as these is seen.
+    #[test]
+    fn estimates_agree_with_estimate_s() {
+        for (counts, total, lower, upper, within) in [
+            (&[0, 1, 1, 4, 2, 5, 2, 4, 1, 2][..], 9.75, 9.07, 17.45, 0.01),
+            (&[0, 2, 2, 4, 5][..], 4.0, 4.0, 4.95, 0.01),
+            (&[0, 1, 1, 4, 5][..], 5.0, 4.08, 17.27, 0.01),
+        ] {
+            let estimate = with_share(counts, 1.0).expect("there are runs");
+            near(estimate.total, total, 1e-9);
+            near(estimate.lower, lower, within);
+            near(estimate.upper, upper, within);
+        }
+        let (f1, f2) = (3.0, 3.0);
+        near(variance(f1, f2, 1.0, 9.75).sqrt(), 1.42, 0.005);
+    }
+
+    #[test]
+    fn the_factor_makes_small_samples_say_less() {
+        let estimate = chao1(&[1, 1, 4, 2, 5, 2, 4, 1, 2]).expect("there are runs");
+        assert_eq!((estimate.observed, estimate.singletons, estimate.doubletons), (9, 3, 3));
+        near(estimate.unseen(), 21.0 / 22.0 * 3.0 * 2.0 / (2.0 * 4.0), 1e-12);
+    }
+
+    #[test]
+    fn one_run_and_none_are_no_samples_to_speak_of() {
+        assert_eq!(chao1(&[]), None);
+        assert_eq!(chao1(&[0, 0]), None);
+        let one = chao1(&[1]).expect("there is a run");
+        assert_eq!((one.observed, one.total, one.lower), (1, 1.0, 1.0));
+        assert!(one.upper.is_finite());
+        // Each order once: as many unseen as there are pairs.
+        near(chao1(&[1; 10]).expect("there are runs").unseen(), 0.9 * 45.0, 1e-9);
+    }
 }
