@@ -27,13 +27,15 @@ rule() {
 
 uses forklab-sys nix
 avoids forklab-sys forklab forklab-worker forklab-engine forklab-server evcxr zmq jupyter-protocol
-uses forklab forklab-sys serde
+uses forklab-record serde
+avoids forklab-record forklab-sys forklab forklab-worker forklab-engine forklab-server nix evcxr zmq jupyter-protocol
+uses forklab forklab-sys forklab-record serde
 avoids forklab forklab-worker forklab-engine forklab-server evcxr zmq jupyter-protocol
-uses forklab-worker forklab-sys
+uses forklab-worker forklab-sys forklab-record
 avoids forklab-worker forklab forklab-engine forklab-server evcxr zmq jupyter-protocol
 uses forklab-engine forklab-sys evcxr
 avoids forklab-engine forklab forklab-worker forklab-server zmq jupyter-protocol
-uses forklab-server forklab-sys forklab-worker forklab-engine zmq jupyter-protocol
+uses forklab-server forklab-sys forklab-record forklab-worker forklab-engine zmq jupyter-protocol
 avoids forklab-server forklab
 
 # All `unsafe` of ours lives in kernel/sys: nobody else lifts the workspace's ban. (Tests and examples

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// The crates of the library: the folder under `kernel/` (and in the installed library) and the package.
-const CRATES: &[(&str, &str)] = &[("forklab", "forklab"), ("sys", "forklab-sys")];
+const CRATES: &[(&str, &str)] = &[("forklab", "forklab"), ("record", "forklab-record"), ("sys", "forklab-sys")];
 
 fn main() {
     let kernel = PathBuf::from(variable("CARGO_MANIFEST_DIR")).join("..");

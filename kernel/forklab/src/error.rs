@@ -65,6 +65,16 @@ pub enum Error {
     LeftToParent,
     /// [`input`](crate::input) found the end of the input. Python's `EOFError`.
     EndOfInput,
+    /// What only a forklab notebook has was asked for elsewhere.
+    NotInNotebook {
+        /// What was asked for: `the record of the last run`.
+        wanted: &'static str,
+    },
+    /// There is no record yet: no cell has run, or none was repeated.
+    NothingRecorded {
+        /// What has not happened, and how to have it: `no cell has run yet`.
+        reason: &'static str,
+    },
     /// The system refused.
     System {
         /// What was tried.
@@ -112,6 +122,10 @@ impl fmt::Display for Error {
                 write!(f, "this end of the pipe stayed with the parent; move it into the process to use it there")
             }
             Error::EndOfInput => write!(f, "end of input: nobody answers"),
+            Error::NotInNotebook { wanted } => {
+                write!(f, "{wanted} is there in a forklab notebook only, and this program does not run in one")
+            }
+            Error::NothingRecorded { reason } => write!(f, "there is no record: {reason}"),
             Error::System { doing, source } => write!(f, "cannot {doing}: {source}"),
         }
     }

@@ -85,6 +85,11 @@
 //! # Ok::<(), forklab::Error>(())
 //! ```
 //!
+//! # What happened
+//!
+//! [`last_run`] gives what the processes of the cell before this one did, and [`runs`] the orders that
+//! `%%repeat` has seen, as plain values: see [`record`].
+//!
 //! # The bare calls
 //!
 //! The crate `nix` stands beside this one in every cell: `use nix::unistd::{fork, ForkResult};`.
@@ -103,6 +108,8 @@ mod pipe;
 
 mod person;
 
+pub mod record;
+
 mod error;
 mod handover;
 mod shared;
@@ -113,6 +120,7 @@ pub use forklab_sys::process::{ExitStatus, Pid, Signal};
 pub use person::{input, system};
 pub use pipe::{Connection, Pipe, Receiver, Sender};
 pub use process::Process;
+pub use record::{last_run, runs};
 // For values whose type only the sender knows.
 pub use serde_json::{Value, json};
 
