@@ -48,7 +48,10 @@
 //! # Ok::<(), forklab::Error>(())
 //! ```
 //!
-//! `println!("{run}")` writes the timeline with its table, and `println!("{runs}")` the bars of the orders.
+//! A [`Run`] or [`Runs`] as the last expression of a cell is drawn: the timeline with its table, or the bars of
+//! the orders. `println!("{run}")` writes the same as text.
+
+mod display;
 
 use std::env;
 use std::fmt;

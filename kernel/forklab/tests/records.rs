@@ -6,7 +6,7 @@ mod cases;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use cases::Case;
 use forklab::record::{By, Ending, Event, Orders, Record, Run, Runs, Status, Stream, What};
@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         Case::new("runs are read", runs_are_read),
         Case::new("files of another version", files_of_another_version),
         Case::new("debug is one line", debug_is_one_line),
+        Case::new("shows a run and runs", shows_a_run_and_runs),
+        Case::new("each is shown as picture and as text", each_is_shown_as_picture_and_as_text),
     ])
 }
 
@@ -114,4 +116,23 @@ fn debug_is_one_line() {
     assert_eq!(format!("{run:?}"), "Run(In [5]: 2 processes, 3 events, 400 ns, end of the cell)");
     assert!(format!("{run:#?}").lines().count() > 20);
     assert_eq!(format!("{:?}", Runs::from(many())), "Runs(3 runs, 1 order by lines)");
+}
+
+fn shows_a_run_and_runs() {
+    Run::from(record(4711)).evcxr_display();
+    Runs::from(many()).evcxr_display();
+}
+
+fn each_is_shown_as_picture_and_as_text() {
+    let program = env::current_exe().expect("this program");
+    let shown = Command::new(program).args(["--case", "shows a run and runs"]).output().expect("it runs").stdout;
+    let shown = String::from_utf8(shown).expect("UTF-8");
+    let parts: Vec<&str> = shown.split("EVCXR_BEGIN_CONTENT ").skip(1).collect();
+    let begins: Vec<&str> = parts.iter().filter_map(|part| part.lines().next()).collect();
+    assert_eq!(begins, ["text/html", "text/plain", "text/html", "text/plain"]);
+    // The output that is shown has the end's mark in itself, which must not end anything.
+    assert!(parts.iter().all(|part| part.matches("EVCXR_END_CONTENT").count() == 1), "{shown}");
+    assert!(parts.iter().all(|part| part.ends_with("\nEVCXR_END_CONTENT\n")), "{shown}");
+    assert!(parts[0].contains("<svg") && parts[1].contains("C1"), "{shown}");
+    assert!(parts[2].contains("forklab-orders") && parts[3].starts_with("text/plain\n3 runs, 1 order by lines\n"));
 }
