@@ -1,7 +1,9 @@
 //! Many runs of one cell, counted by their orders.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +25,21 @@ pub struct Orders {
     /// Every order that some run had, in the order in which they came.
     orders: Vec<Order>,
     runs: Vec<Run>,
-    known: HashMap<Order, usize>,
+    /// The ways in which runs ended, in the order in which they came.
+    kinds: Vec<Kind>,
+    /// Where in `orders` those with this hash are, and where in `kinds` an ending is.
+    known: HashMap<u64, Vec<usize>>,
+    kind_of: HashMap<Ending, usize>,
+}
+
+/// The runs that ended in one way.
+#[derive(Debug, Clone, PartialEq)]
+struct Kind {
+    ending: Ending,
+    count: usize,
+    first: usize,
+    /// For each order of theirs how many had it, and the first that did.
+    orders: BTreeMap<usize, (usize, usize)>,
 }
 
 /// One of the runs.
@@ -79,20 +95,42 @@ struct Stored {
 impl Orders {
     /// No runs yet.
     pub fn new(by: By) -> Orders {
-        Orders { by, orders: Vec::new(), runs: Vec::new(), known: HashMap::new() }
+        Orders {
+            by,
+            orders: Vec::new(),
+            runs: Vec::new(),
+            kinds: Vec::new(),
+            known: HashMap::new(),
+            kind_of: HashMap::new(),
+        }
     }
 
     /// A run more, with the order that [`order`] made of its record. Runs that the person
     /// interrupts are better left out. Returns whether this order is a new one.
     pub fn add(&mut self, order: Order, ending: Ending, duration: Nanoseconds) -> bool {
-        let known = self.known.get(&order).copied();
-        let index = known.unwrap_or_else(|| {
-            self.orders.push(order.clone());
-            self.known.insert(order, self.orders.len() - 1);
-            self.orders.len() - 1
+        let (index, new) = self.index(order);
+        let number = self.runs.len();
+        let kind = *self.kind_of.entry(ending.clone()).or_insert_with(|| {
+            self.kinds.push(Kind { ending: ending.clone(), count: 0, first: number, orders: BTreeMap::new() });
+            self.kinds.len() - 1
         });
+        self.kinds[kind].count += 1;
+        self.kinds[kind].orders.entry(index).or_insert((0, number)).0 += 1;
         self.runs.push(Run { order: index, ending, duration });
-        known.is_none()
+        new
+    }
+
+    /// Where this order is, and whether it is there only now.
+    fn index(&mut self, order: Order) -> (usize, bool) {
+        let mut hasher = DefaultHasher::new();
+        order.hash(&mut hasher);
+        let same = self.known.entry(hasher.finish()).or_default();
+        if let Some(index) = same.iter().find(|index| self.orders[**index] == order) {
+            return (*index, false);
+        }
+        self.orders.push(order);
+        same.push(self.orders.len() - 1);
+        (self.orders.len() - 1, true)
     }
 
     /// [`Orders::add`] of a record's [`order`], its [`ending`] and its duration.
@@ -126,37 +164,33 @@ impl Orders {
 
     /// How runs of this cell end when nothing is different; `None` before the first.
     pub fn usual(&self) -> Option<&Ending> {
-        if let Some(run) = self.runs.iter().find(|run| run.ending == Ending::Finished) {
-            return Some(&run.ending);
-        }
-        most_first(endings(&self.runs)).first().map(|(ending, ..)| *ending)
+        self.usual_kind().map(|kind| &kind.ending)
+    }
+
+    fn usual_kind(&self) -> Option<&Kind> {
+        let finished = self.kind_of.get(&Ending::Finished).map(|kind| &self.kinds[*kind]);
+        finished.or_else(|| self.kinds.iter().min_by_key(|kind| (Reverse(kind.count), kind.first)))
     }
 
     /// The orders of the runs that ended in the usual way, the most frequent first, of equally frequent ones the
     /// one that was seen first.
     pub fn seen(&self) -> Vec<Seen<'_>> {
-        let usual = self.usual();
-        let mut counts: HashMap<usize, Seen<'_>> = HashMap::new();
-        for (number, run) in self.runs.iter().enumerate().filter(|(_, run)| Some(&run.ending) == usual) {
-            let order = &self.orders[run.order];
-            counts.entry(run.order).or_insert(Seen { order, count: 0, first: number }).count += 1;
-        }
-        let mut seen: Vec<Seen<'_>> = counts.into_values().collect();
-        seen.sort_by_key(|seen| (std::cmp::Reverse(seen.count), seen.first));
+        let orders = self.usual_kind().into_iter().flat_map(|kind| &kind.orders);
+        let mut seen: Vec<Seen<'_>> = orders
+            .map(|(index, (count, first))| Seen { order: &self.orders[*index], count: *count, first: *first })
+            .collect();
+        seen.sort_by_key(|seen| (Reverse(seen.count), seen.first));
         seen
     }
 
     /// How many different orders the runs had that ended in the usual way.
     pub fn distinct(&self) -> usize {
-        let usual = self.usual();
-        let orders = self.runs.iter().filter(|run| Some(&run.ending) == usual).map(|run| run.order);
-        orders.collect::<HashSet<usize>>().len()
+        self.usual_kind().map_or(0, |kind| kind.orders.len())
     }
 
     /// How many runs ended in the usual way.
     pub fn usual_runs(&self) -> usize {
-        let usual = self.usual();
-        self.runs.iter().filter(|run| Some(&run.ending) == usual).count()
+        self.usual_kind().map_or(0, |kind| kind.count)
     }
 
     /// The order that was seen most often.
@@ -174,14 +208,12 @@ impl Orders {
     /// Runs that ended otherwise than usual, by how, the most frequent first.
     pub fn different(&self) -> Vec<Different<'_>> {
         let usual = self.usual();
-        let others = most_first(endings(&self.runs)).into_iter().filter(|(ending, ..)| Some(*ending) != usual);
+        let mut others: Vec<&Kind> = self.kinds.iter().filter(|kind| Some(&kind.ending) != usual).collect();
+        others.sort_by_key(|kind| (Reverse(kind.count), kind.first));
+        let order = |kind: &Kind| &self.orders[self.runs[kind.first].order];
         others
-            .map(|(ending, count, first)| Different {
-                ending,
-                count,
-                first,
-                order: &self.orders[self.runs[first].order],
-            })
+            .into_iter()
+            .map(|kind| Different { ending: &kind.ending, count: kind.count, first: kind.first, order: order(kind) })
             .collect()
     }
 
@@ -212,20 +244,6 @@ impl Orders {
         times.sort_unstable();
         Some((*times.first()?, times[times.len() / 2], *times.last()?))
     }
-}
-
-/// Each ending, how many runs had it, and the first that did.
-fn endings(runs: &[Run]) -> Vec<(&Ending, usize, usize)> {
-    let mut counts: HashMap<&Ending, (usize, usize)> = HashMap::new();
-    for (number, run) in runs.iter().enumerate() {
-        counts.entry(&run.ending).or_insert((0, number)).0 += 1;
-    }
-    counts.into_iter().map(|(ending, (count, first))| (ending, count, first)).collect()
-}
-
-fn most_first(mut endings: Vec<(&Ending, usize, usize)>) -> Vec<(&Ending, usize, usize)> {
-    endings.sort_by_key(|(_, count, first)| (std::cmp::Reverse(*count), *first));
-    endings
 }
 
 impl From<Stored> for Orders {

@@ -67,8 +67,8 @@ fn escaped(text: &str, most: usize) -> String {
 fn bars(out: &mut String, seen: &[Seen<'_>], runs: usize, options: &Options) {
     let Some(most) = seen.first().map(|seen| seen.count) else { return };
     out.push_str(
-        "<table class=\"fo-bars\"><colgroup><col style=\"width:4em\"><col style=\"width:5em\">\
-         <col style=\"width:38%\"><col></colgroup>\n<thead><tr><th class=\"fo-number\" scope=\"col\">runs</th>\
+        "<table class=\"fo-bars\"><colgroup><col style=\"width:4em\"/><col style=\"width:5em\"/>\
+         <col style=\"width:38%\"/><col/></colgroup>\n<thead><tr><th class=\"fo-number\" scope=\"col\">runs</th>\
          <th class=\"fo-number\" scope=\"col\">share</th><th></th><th scope=\"col\">who, in order</th></tr></thead>\n<tbody>\n",
     );
     let shown = &seen[..seen.len().min(options.most_bars)];
@@ -146,7 +146,7 @@ fn side_by_side(out: &mut String, most: &Seen<'_>, rarest: &Seen<'_>, options: &
 fn listed(out: &mut String, tokens: &[Token]) {
     out.push_str("<div class=\"fo-mono\">");
     let lines: Vec<String> = tokens.iter().map(token).collect();
-    out.push_str(&lines.join("<br>\n"));
+    out.push_str(&lines.join("<br/>\n"));
     out.push_str("</div>\n");
 }
 
@@ -155,11 +155,8 @@ fn different(out: &mut String, orders: &Orders) {
     if different.is_empty() {
         return;
     }
-    let runs = words::count(orders.different_runs(), "run", "runs");
-    put(
-        out,
-        format_args!("<div class=\"fo-different\"><p class=\"fo-bad\"><strong>{runs} ended differently</strong></p>\n"),
-    );
+    let runs = text::ended_differently(orders);
+    put(out, format_args!("<div class=\"fo-different\"><p class=\"fo-bad\"><strong>{runs}</strong></p>\n"));
     for one in different.iter().take(text::MOST_ENDINGS) {
         put(
             out,

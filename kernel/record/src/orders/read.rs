@@ -2,10 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{By, Order, Token};
 use crate::timeline::{Family, words};
 use crate::{Ending, Event, Nanoseconds, Pid, Record, Status, Stream, What};
+
+/// An order has no more tokens, and no more bytes of text, than this: thousands of them are kept.
+const MOST_TOKENS: usize = 2_000;
+const MOST_TEXT: usize = 64 << 10;
 
 /// Who did it is no process of the record.
 const NOBODY: &str = "?";
@@ -20,6 +25,9 @@ const NOBODY: &str = "?";
 ///
 /// Roles are given by the order of fork. Where several processes fork at the same time, who is called C3
 /// is part of the order, too.
+///
+/// Of a very long run (2,000 tokens, 64 KiB of text) the order has the beginning and a fingerprint of the rest: two runs
+/// that differ only late are still two orders, but where they differ there is not shown.
 pub fn order(record: &Record, by: By) -> Order {
     let mut reader = Reader {
         family: Family::new(record),
@@ -170,8 +178,40 @@ impl Reader<'_> {
             let what = mask(&text, &self.family, at).into_owned();
             self.tokens.push(Token { who, stream: Some(stream), what });
         }
-        Order { by, tokens: self.tokens }
+        Order { by, tokens: short(self.tokens) }
     }
+}
+
+/// The tokens, or the first of them and one that stands for the rest.
+fn short(mut tokens: Vec<Token>) -> Vec<Token> {
+    let mut text = 0;
+    let mut fits = |token: &Token| {
+        text += token.what.len();
+        text <= MOST_TEXT
+    };
+    let most = tokens.iter().take(MOST_TOKENS).take_while(|token| fits(token)).count();
+    if most == tokens.len() {
+        return tokens;
+    }
+    let mut rest = tokens.split_off(most);
+    // Without keys: the same for the same rest in every process.
+    let mut hasher = DefaultHasher::new();
+    rest.hash(&mut hasher);
+    let more = words::grouped(rest.len());
+    let fingerprint = hasher.finish();
+    // A token that is too long by itself is there with its beginning.
+    if most < MOST_TOKENS {
+        let first = &mut rest[0];
+        let room = MOST_TEXT - tokens.iter().map(|token| token.what.len()).sum::<usize>();
+        first.what.truncate(first.what.floor_char_boundary(room));
+        tokens.push(rest.swap_remove(0));
+    }
+    tokens.push(Token {
+        who: "…".to_owned(),
+        stream: None,
+        what: format!("{more} more that are not shown (fingerprint {fingerprint:016x})"),
+    });
+    tokens
 }
 
 /// The text with roles for pids: numbers that are words of their own and a pid of the record at that time.

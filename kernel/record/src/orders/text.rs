@@ -46,12 +46,9 @@ pub fn title(orders: &Orders) -> String {
 /// What the estimate says, in a sentence; empty where it has nothing to say.
 pub fn estimate(orders: &Orders) -> String {
     let Some(estimate) = orders.estimate().filter(|_| orders.usual_runs() > 1) else { return String::new() };
-    let numbers = format!(
-        "Chao1: {} in all, 95 % interval {} to {}",
-        number(estimate.total),
-        number(estimate.lower),
-        number(estimate.upper)
-    );
+    let [total, lower, upper] = [estimate.total, estimate.lower, estimate.upper].map(number);
+    let interval = if lower == upper { String::new() } else { format!(", 95 % interval {lower} to {upper}") };
+    let numbers = format!("Chao1: {total} in all{interval}");
     let unseen = estimate.unseen().round();
     if estimate.singletons == orders.usual_runs() {
         "Every run had an order of its own: how many there are cannot be told from so few.".to_owned()
@@ -70,6 +67,12 @@ fn number(value: f64) -> String {
     } else {
         words::grouped(value.round().min(1e15) as usize)
     }
+}
+
+/// How many runs ended differently, and that they are not among the others.
+pub fn ended_differently(orders: &Orders) -> String {
+    let usual = if orders.distinct() == 0 { "" } else { "; shares are of the others" };
+    format!("{} ended differently{usual}", words::count(orders.different_runs(), "run", "runs"))
 }
 
 /// How long the runs took, in a sentence.
@@ -270,8 +273,8 @@ fn different(out: &mut String, orders: &Orders, width: usize) {
     if different.is_empty() {
         return;
     }
-    let runs = words::count(orders.different_runs(), "run", "runs");
-    put(out, &line(&format!("\n{runs} ended differently").replace('\n', ""), width));
+    put(out, "");
+    put(out, &line(&ended_differently(orders), width));
     for one in different.iter().take(MOST_ENDINGS) {
         let what = format!("{} × {} (first in run {})", one.count, ending(one.ending), one.first + 1);
         put(out, &line(&what, width));
