@@ -234,3 +234,11 @@ proptest! {
         prop_assert_eq!(builder.build(Ending::Finished, BEGAN + 1_000), whole);
     }
 }
+
+#[test]
+fn a_process_without_a_parent_is_not_taken_for_the_cells_own() {
+    let record = built([event(5, 4712, OVER)]);
+    let table = forklab_record::timeline::table_text(&record);
+    let row = table.lines().find(|line| line.starts_with("C1")).expect("a row");
+    assert!(row.contains("not seen") && row.contains("nobody yet"), "{table}");
+}

@@ -35,7 +35,8 @@ pub struct Span<'a> {
 pub fn spans<'a>(family: &Family<'a>, index: usize) -> Vec<Span<'a>> {
     let process = family.process(index);
     // The cell's own process lives on after the cell, as the notebook's; that is no part of the picture.
-    let own = process.parent.is_none();
+    // One whose fork was not seen has no parent either.
+    let own = index == 0;
     let last = if own { family.record.duration.max(process.forked) } else { family.until };
     let end = process.ended.map_or(last, |(at, _)| at).max(process.forked);
     let known = family.events[index].iter().any(|event| matches!(event.what, What::Blocked(_) | What::Running));

@@ -31,9 +31,11 @@ fn rows(family: &Family) -> Vec<[String; HEADS.len()]> {
 
 fn row(family: &Family, index: usize) -> [String; HEADS.len()] {
     let process = family.process(index);
-    let own = process.parent.is_none();
+    // One whose fork was not seen has no parent either.
+    let own = index == 0;
     let time = |value: Option<u64>| value.map_or(String::new(), words::time);
-    let mut parent = process.parent.map_or(String::new(), |pid| family.role(pid, process.forked));
+    let unknown = if own { "" } else { "not seen" };
+    let mut parent = process.parent.map_or(unknown.to_owned(), |pid| family.role(pid, process.forked));
     if let Some((at, by)) = process.adopted {
         put!(parent, ", then {}", family.role(by, at));
     }
