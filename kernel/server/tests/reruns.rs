@@ -290,6 +290,7 @@ const MIXTURE: &[&str] = &[
     "let x = 1u8;",
     "let mut x = 1u8; x += 1;",
     "let x = String::from(\"s\");",
+    "x += 1;",
     "let x = x.clone();",
     "let y = x;",
     "println!(\"{:?}\", x);",
@@ -332,13 +333,16 @@ fn what_would_be_run_again_is_what_evcxr_would_run() {
         (random >> 33) as usize % below
     };
     let mut history = Vec::new();
-    for _ in 0..60 {
-        let code = MIXTURE[choose(MIXTURE.len())];
+    // The first ones are all about `x`: each is run around each of the others.
+    let mut cells: Vec<&str> =
+        (0..36).flat_map(|pair| [MIXTURE[pair / 6], MIXTURE[pair % 6], MIXTURE[pair / 6]]).collect();
+    for _ in 0..40 {
         // Most cells are run again at once, as people do.
-        for _ in 0..1 + choose(3) {
-            history.push(code);
-            let said = notebook.run(code);
-            assert!(!said.contains("without evcxr"), "after {history:#?}: {said}");
-        }
+        cells.extend(std::iter::repeat_n(MIXTURE[choose(MIXTURE.len())], 1 + choose(3)));
+    }
+    for code in cells {
+        history.push(code);
+        let said = notebook.run(code);
+        assert!(!said.contains("the compiler process ended"), "after {history:#?}: {said}");
     }
 }

@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod descriptors;
 pub mod events;
 pub mod generated;
+pub mod pages;
 pub mod parked;
 pub mod procfs;
 pub mod role;
