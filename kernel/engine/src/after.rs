@@ -51,7 +51,13 @@ struct Variable<'a> {
 
 impl After {
     /// After a cell whose source is this. `configuration`: all that decides how it was compiled.
-    pub fn of(source: &Source<'_>, rewritten: &Rewritten, configuration: &str, entry: &Path, key: &str) -> Option<After> {
+    pub fn of(
+        source: &Source<'_>,
+        rewritten: &Rewritten,
+        configuration: &str,
+        entry: &Path,
+        key: &str,
+    ) -> Option<After> {
         let layout = Layout::of(source)?;
         let call = layout.call.as_ref()?;
         let head = &source.lines[call.attribute..layout.body.start];
@@ -115,11 +121,7 @@ fn hexadecimal(digest: Sha256) -> String {
 }
 
 /// The variables after a cell. `None` when the source does not say everything about them.
-fn variables<'a>(
-    source: &Source<'a>,
-    layout: &Layout,
-    before: &[Variable<'a>],
-) -> Option<BTreeSet<Variable<'a>>> {
+fn variables<'a>(source: &Source<'a>, layout: &Layout, before: &[Variable<'a>]) -> Option<BTreeSet<Variable<'a>>> {
     let call = layout.call.as_ref()?;
     let stores = |range: std::ops::Range<usize>| source.lines[range].iter().filter_map(|line| put(line));
     let mut after = BTreeSet::new();

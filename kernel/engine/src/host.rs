@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use evcxr::{CommandContext, EvalOutputs};
 use forklab_sys::alone;
-use forklab_sys::channel::Channel;
+use forklab_sys::channel::{Channel, Received};
+use forklab_sys::pages::Pages;
 use forklab_sys::process::{self, Pid, Signal};
 use forklab_sys::role;
 
@@ -35,6 +36,17 @@ use crate::wrapper;
 
 /// How long the server may take to send a cell that waits for the engine.
 const TIME_FOR_A_WAITING_CELL: Duration = Duration::from_millis(50);
+
+/// After so long without a request, an engine gives memory back; another time in seconds stands in the
+/// variable.
+const REST: Duration = Duration::from_secs(60);
+const REST_VARIABLE: &str = "FORKLAB_ENGINE_REST";
+
+/// How much memory is copied between two looks for a request: about 2 ms.
+const COPIED_AT_ONCE: usize = 4 << 20;
+
+/// More than a cell writes; then it is not known what it has written.
+const MOST_COPIED: usize = 256 << 20;
 
 /// The status with which an engine leaves that cannot go on, and that of one whose state may be
 /// broken by a panic.
@@ -79,6 +91,10 @@ struct Engine {
     standbys: Vec<Pid>,
     /// The server has no standby that knows what this engine knows.
     lacks_standby: bool,
+    /// What the last cell has written of the memory that is shared with the standby now.
+    shared: Pages,
+    /// Some of it is not shared any more.
+    has_copied: bool,
 }
 
 /// What evcxr says of a cell, or its panic.
@@ -115,7 +131,21 @@ impl Engine {
         let Started { context, runner } = started.map_err(unable)?.map_err(panicked)?.map_err(evcxrs)?;
         let (cells, standbys) = (Vec::new(), Vec::new());
         let (again, lacks_standby) = (Again::default(), true);
-        Ok(Engine { places, data, epoch: None, context, runner, noise, cells, again, standbys, lacks_standby })
+        let (epoch, shared, has_copied) = (None, Pages::default(), false);
+        Ok(Engine {
+            places,
+            data,
+            epoch,
+            context,
+            runner,
+            noise,
+            cells,
+            again,
+            standbys,
+            lacks_standby,
+            shared,
+            has_copied,
+        })
     }
 
     /// Serves and leaves.
@@ -149,7 +179,7 @@ impl Engine {
             alone::trim_memory();
         }
         let mut asleep = self.make_standby(channel)?;
-        while let Some(request) = channel.receive()? {
+        while let Some(request) = self.next(channel, asleep.is_some())? {
             if let Some(engine) = asleep.take() {
                 self.wake(engine)?;
                 // The engine that this one came from has died, perhaps of this very request: there
@@ -165,8 +195,8 @@ impl Engine {
                     self.again.hear_of_losses(losses);
                     self.evaluate(channel, (id, losses), Cell { execution, code })?;
                 }
-                // To a run that was this engine's before it became one.
-                ToEngine::Answer(_) => {}
+                // To a run that was another engine's, or to a standby's call.
+                ToEngine::Answer(_) | ToEngine::Wake => {}
                 ToEngine::Complete { id, code, position } => self.complete(channel, id, &code, position)?,
                 ToEngine::Inspect { id, code, position } => self.inspect(channel, id, &code, position)?,
                 ToEngine::Quit => break,
@@ -179,6 +209,21 @@ impl Engine {
         Ok(())
     }
 
+    /// The next request. While there is none, the engine does what would keep the next cell.
+    fn next(&mut self, channel: &Peer, is_asleep: bool) -> io::Result<Option<Received<ToEngine>>> {
+        if !is_asleep {
+            while !standby::is_waiting(channel)? && self.shared.unshare(COPIED_AT_ONCE) {
+                self.has_copied = true;
+            }
+            if self.has_copied && !standby::is_waiting_within(channel, time_to_rest())? {
+                // Said once: where the server has a reason against it, there will be another request.
+                self.has_copied = false;
+                channel.send(&FromEngine::Rested)?;
+            }
+        }
+        channel.receive()
+    }
+
     /// Makes a standby, if it can. In the standby: the engine that has made it.
     fn make_standby(&mut self, channel: &mut Peer) -> io::Result<Option<Pid>> {
         if !standby::POSSIBLE {
@@ -186,8 +231,12 @@ impl Engine {
         }
         standby::reap(&mut self.standbys);
         let engine = Pid::this();
+        // rust-analyzer marks in each cell all that it knows of std, and what it marks it has to copy,
+        // since the standby has it too: 80 to 120 ms. It marks the same places each time.
+        let written = if self.standbys.is_empty() { Ok(Pages::default()) } else { Pages::unshared() };
         match standby::make(channel) {
             Ok(Standby::Made(pid)) => {
+                self.shared = written.ok().filter(|pages| pages.bytes() <= MOST_COPIED).unwrap_or_default();
                 self.standbys.push(pid);
                 self.lacks_standby = false;
                 Ok(None)
@@ -408,6 +457,11 @@ impl Engine {
         channel.send(&found.unwrap_or(nothing))?;
         if broken { process::exit_now(BROKEN) } else { Ok(()) }
     }
+}
+
+fn time_to_rest() -> Duration {
+    let seconds = std::env::var(REST_VARIABLE).ok().and_then(|text| text.parse().ok());
+    seconds.map_or(REST, Duration::from_secs)
 }
 
 /// Whether every cell is evcxr's, to see whether what would be run again without it is what it would run.

@@ -43,6 +43,8 @@ pub enum ToEngine {
         /// A byte offset in it, on a character's border.
         position: usize,
     },
+    /// Be the engine from now on. For a standby, whose engine has [`FromEngine::Rested`]; not answered.
+    Wake,
     /// Leave. The closing of the channel means the same.
     Quit,
 }
@@ -69,6 +71,9 @@ pub enum FromEngine {
         /// Why, for the log.
         why: String,
     },
+    /// The engine has had nothing to do for a while and holds memory that its standby does without: unless a
+    /// request is on its way, the standby may take over.
+    Rested,
     /// The compiler works on a crate that a `:dep` named.
     Building {
         /// The crate.

@@ -164,7 +164,12 @@ impl Server {
 
     fn ask(&mut self, code: &str) -> io::Result<()> {
         self.id += 1;
-        self.engine.send(&ToEngine::Evaluate { id: self.id, execution: self.id as u32, code: code.to_owned(), losses: 0 })
+        self.engine.send(&ToEngine::Evaluate {
+            id: self.id,
+            execution: self.id as u32,
+            code: code.to_owned(),
+            losses: 0,
+        })
     }
 
     fn verdict(&mut self) -> Result<Verdict, Failure> {

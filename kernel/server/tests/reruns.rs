@@ -7,7 +7,7 @@ mod client;
 use std::path::PathBuf;
 use std::process::Command;
 
-use client::{Kernel, data};
+use client::{Kernel, children, data, eventually};
 
 /// A kernel and where its engine builds.
 struct Notebook {
@@ -344,5 +344,32 @@ fn what_would_be_run_again_is_what_evcxr_would_run() {
         history.push(code);
         let said = notebook.run(code);
         assert!(!said.contains("the compiler process ended"), "after {history:#?}: {said}");
+    }
+}
+
+/// The engine gives its place to its standby, which shares more memory, and nothing is lost with it.
+#[test]
+fn an_engine_that_rests_loses_nothing() {
+    let mut notebook = Notebook::open_with(|command| {
+        command.env("FORKLAB_ENGINE_REST", "1");
+    });
+    notebook.run("let mut kept = vec![1];\nfn f() -> usize { 7 }");
+    // What the first `let` has made of rust-analyzer is too much to be taken for what every cell writes.
+    notebook.run("f()");
+    let code = "kept.push(1); kept.len() + f()";
+    assert_eq!(notebook.run(code), "9");
+    assert_eq!(notebook.again(code), "10");
+    let mut expected = 11;
+    for _ in 0..2 {
+        let server = notebook.kernel.process.id();
+        let old = children(server, "engine");
+        eventually("another engine and its standby", || {
+            let engines = children(server, "engine");
+            let is_ready = |engine: &u32| !old.contains(engine) && !children(*engine, "engine").is_empty();
+            !engines.is_empty() && engines.iter().all(is_ready)
+        });
+        assert_eq!(notebook.again(code), expected.to_string());
+        assert_eq!(notebook.run(&format!("kept.len() + {expected}")), (expected - 7 + expected).to_string());
+        expected += 1;
     }
 }

@@ -94,7 +94,9 @@ mod tests {
 
     /// Of this process and all its threads.
     fn faults() -> i64 {
-        nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD).expect("it is ours").minor_page_faults()
+        nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD)
+            .expect("it is ours")
+            .minor_page_faults()
     }
 
     #[test]
@@ -103,9 +105,8 @@ mod tests {
         let mut memory = vec![1u8; COUNT * PAGE];
         let place = memory.as_ptr() as usize;
         let own = |pages: &Pages| {
-            let common = |range: &Range<usize>| {
-                range.end.min(place + COUNT * PAGE).saturating_sub(range.start.max(place))
-            };
+            let common =
+                |range: &Range<usize>| range.end.min(place + COUNT * PAGE).saturating_sub(range.start.max(place));
             pages.0.iter().map(common).sum::<usize>() / PAGE
         };
         assert!(own(&Pages::unshared().expect("/proc is there")) >= COUNT - 2);
@@ -139,7 +140,9 @@ mod tests {
     #[test]
     fn only_memory_of_its_own_without_a_file_counts() {
         assert_eq!(anonymous("5000-7000 rw-p 00000000 00:00 0   [heap]"), Some(0x5000..0x7000));
-        for line in ["5000-7000 r--p 00000000 00:00 0", "5000-7000 rw-s 00000000 00:01 7", "5000-7000 rw-p 0 fe:00 12 /a"] {
+        for line in
+            ["5000-7000 r--p 00000000 00:00 0", "5000-7000 rw-s 00000000 00:01 7", "5000-7000 rw-p 0 fe:00 12 /a"]
+        {
             assert_eq!(anonymous(line), None);
         }
     }

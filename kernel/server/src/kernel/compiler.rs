@@ -150,6 +150,7 @@ impl Compiler {
                 self.stale = false;
             }
             FromEngine::Run { .. } => self.engine_asks = true,
+            FromEngine::Rested => self.rest(),
             FromEngine::Building { .. } => {}
         }
         Ok(Some(value))
@@ -192,6 +193,17 @@ impl Compiler {
         if self.engine_asks {
             // That it has ended is the next event.
             let _ = self.answer(&ToRunner::StateLost);
+        }
+    }
+
+    /// Lets the standby take the place of an engine that has nothing to do.
+    ///
+    /// A request that is on its way to the engine, or that it works on, has made the state another.
+    fn rest(&mut self) {
+        if self.state == State::Idle && !self.stale && self.standby.is_some() {
+            self.take_over();
+            // It makes a standby of its own. When it is gone, its end is the next event.
+            let _ = self.channel.send(&ToEngine::Wake);
         }
     }
 

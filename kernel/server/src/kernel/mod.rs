@@ -351,7 +351,7 @@ impl Kernel {
                 tracing::error!(%message, "no engine");
                 self.engine_free();
             }
-            Ok(Some(FromEngine::Standby { .. })) => {}
+            Ok(Some(FromEngine::Standby { .. } | FromEngine::Rested)) => {}
             Ok(Some(FromEngine::NoStandby { why })) => tracing::warn!(%why, "the engine has no standby"),
             Ok(Some(FromEngine::Run { library, function, losses })) => self.on_run_again(library, function, losses),
             Ok(Some(FromEngine::Building { name })) => tracing::info!(%name, "building a dependency"),
