@@ -25,10 +25,15 @@ pub(crate) fn known(source: &Source<'_>, displays: bool) -> Option<String> {
     Some(format!("{}\n", error(line, source.lines[line].chars().count(), code, message)))
 }
 
+/// The words without one of which no value is the library's that shows itself.
+const SHOW_THEMSELVES: [&str; 4] = ["last_run", "runs", "Run", "Runs"];
+
 /// The line of a call of `evcxr_display` that nothing has.
 fn display_error(source: &Source<'_>, call: &Call, displays: bool) -> Option<usize> {
     let (_, close, Shown::Method) = call.shown? else { return None };
-    let elsewhere = |(at, line): (usize, &&str)| at != close && line.contains("evcxr_display");
+    let words =
+        |line: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| SHOW_THEMSELVES.contains(&word));
+    let elsewhere = |(at, line): (usize, &&str)| at != close && (line.contains("evcxr_display") || words(line));
     (!displays && !source.lines.iter().enumerate().any(elsewhere)).then_some(close)
 }
 
@@ -140,5 +145,7 @@ mod tests {
         assert_eq!(answer(&shown.replace("f()?", "f()"), false), None);
         let has = CELL.replace("unused_imports)]\n", "unused_imports)]\nfn evcxr_display() {}\n");
         assert_ne!(answer(&has, false), Some(("E0599".to_owned(), 9)));
+        let named = CELL.replace("unused_imports)]\n", "unused_imports)]\nuse forklab::record::Run;\n");
+        assert_ne!(answer(&named, false), Some(("E0599".to_owned(), 9)), "it may show itself");
     }
 }

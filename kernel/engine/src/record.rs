@@ -234,12 +234,15 @@ impl Crates {
 
     fn displays(&self) -> bool {
         let word = b"evcxr_display";
+        // The library has it for types that a cell has to name (`answers`).
+        let library = std::env::var_os(LIBRARY_VARIABLE).filter(|place| !place.is_empty());
+        let is_ours = |file: &Path| library.as_ref().is_some_and(|library| file.starts_with(library));
         // What build scripts have written lies in the build directory, which may have been another's.
         let here = |file: &Path| {
             let (_, below) = file.to_str()?.rsplit_once("/target/")?;
             fs::read(Path::new("target").join(below)).ok()
         };
-        self.sources.iter().any(|file| match fs::read(file).ok().or_else(|| here(file)) {
+        self.sources.iter().filter(|file| !is_ours(file)).any(|file| match fs::read(file).ok().or_else(|| here(file)) {
             Some(text) => text.windows(word.len()).any(|part| part == word),
             // Not to be read: who knows.
             None => true,

@@ -359,8 +359,7 @@ fn an_engine_that_rests_loses_nothing() {
     let code = "kept.push(1); kept.len() + f()";
     assert_eq!(notebook.run(code), "9");
     assert_eq!(notebook.again(code), "10");
-    let mut expected = 11;
-    for _ in 0..2 {
+    for expected in [11, 12] {
         let server = notebook.kernel.process.id();
         let old = children(server, "engine");
         eventually("another engine and its standby", || {
@@ -370,6 +369,5 @@ fn an_engine_that_rests_loses_nothing() {
         });
         assert_eq!(notebook.again(code), expected.to_string());
         assert_eq!(notebook.run(&format!("kept.len() + {expected}")), (expected - 7 + expected).to_string());
-        expected += 1;
     }
 }
