@@ -108,7 +108,15 @@ impl FarSide {
         let task = Task::Call { library: self.library.clone(), function: function.to_owned() };
         let (output, out) = capture::pair()?;
         let (_errors, err) = capture::pair()?;
-        let request = ToSupervisor::Run { cell, task, checkpoint, limits: Limits::default(), record: false };
+        let request = ToSupervisor::Run {
+            cell,
+            task,
+            checkpoint,
+            limits: Limits::default(),
+            record: false,
+            undo: false,
+            cpus: None,
+        };
         self.channel.send_with(&request, &[out.as_fd(), err.as_fd()])?;
         loop {
             match self.next()? {

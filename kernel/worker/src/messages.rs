@@ -104,6 +104,23 @@ pub enum ToSupervisor {
         /// Whether to record what its processes do. Processes that are recorded cannot be traced by
         /// others, such as `strace` and `gdb`; without it, nobody below is.
         record: bool,
+        /// Whether the state goes back to before the task however it ends, so that the next `Run` begins
+        /// from the same state as this one. The worker ends with every process that was started since the
+        /// task began, those in other sessions, stopped ones and orphans too, and its checkpoint takes
+        /// over; what earlier tasks have left behind lives on. `Ended` comes after all that, with the
+        /// outcome as it was (a run that returned has `Returned`), and after the new worker's `Worker`.
+        /// What is not a process's own stays as the run has left it: files, places in files that were
+        /// open before, memory that was shared before.
+        ///
+        /// Its record ends where the run does: processes that lived then still live in it, and no event
+        /// tells of their end by the undoing.
+        ///
+        /// Needs a checkpoint; without one the task is not run, and `NotRun` says so. Where a run has
+        /// ended its own checkpoint, [`FromSupervisor::StateLost`] follows its `Ended`.
+        undo: bool,
+        /// To how many processors the task is pinned, with every process that it starts: to so many of
+        /// those that are allowed, beginning with the one on which the worker runs. `None`: to none.
+        cpus: Option<usize>,
     },
     /// What the notebook may use, over all its cells. Comes before the first task.
     Limit {
@@ -326,6 +343,25 @@ pub struct Report {
     pub lost_variables: Vec<String>,
     /// The exit status of a `Task::Shell`.
     pub shell: Option<Exit>,
+    /// What the task has used.
+    pub used: Option<Used>,
+}
+
+/// What a task has used, as its own process has measured it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// Time on the clock.
+    pub wall: Duration,
+    /// Processor time in user code: of the worker, and of children that were waited for.
+    pub user: Duration,
+    /// The same in the system.
+    pub system: Duration,
+}
+
+impl From<forklab_sys::usage::Used> for Used {
+    fn from((wall, user, system): forklab_sys::usage::Used) -> Self {
+        Used { wall, user, system }
+    }
 }
 
 /// A panic in the worker's own process that reached the end of the user's code.

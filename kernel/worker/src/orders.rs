@@ -32,6 +32,10 @@ pub enum ToWorker {
         task: Task,
         /// Whether to make a checkpoint afterwards.
         checkpoint: bool,
+        /// Whether this process runs no other task: it does not look whether it could.
+        last: bool,
+        /// To how many processors the task is pinned.
+        cpus: Option<usize>,
         /// How many files a process of the task may have open.
         files: Option<u64>,
         /// Comes back with what becomes of it: user code may find the way to the supervisor, and does

@@ -4,8 +4,8 @@
 //! next. This file holds the state and the loop; `requests` what the server asks for, `life` the
 //! worker's birth, death and replacement, `interrupt` the end of a task before its time, `tree`
 //! killing and reaping, `input` who waits for the keyboard, `watch` the limits, `origins` whose a
-//! process is, `listing` what the person asks about processes, `record` what processes do (its
-//! tracer is the one other thread). User code never runs here.
+//! process is, `listing` what the person asks about processes, `undo` the end of a run that is undone,
+//! `record` what processes do (its tracer is the one other thread). User code never runs here.
 
 mod input;
 mod interrupt;
@@ -15,6 +15,7 @@ mod origins;
 mod record;
 mod requests;
 mod tree;
+mod undo;
 mod watch;
 
 use std::collections::HashSet;
@@ -215,8 +216,8 @@ enum Phase {
     /// It makes a checkpoint, which it had none of. Until `deadline`, as above.
     Preparing { deadline: Instant },
     /// It runs one, and makes a checkpoint then if that is wanted. `before` lived below the supervisor
-    /// when the task began.
-    Busy { cell: CellId, token: u64, checkpoint: bool, before: HashSet<Identity> },
+    /// when the task began. With `undo` it makes none, and ends with its task.
+    Busy { cell: CellId, token: u64, checkpoint: bool, undo: bool, before: HashSet<Identity> },
 }
 
 struct Queued {
@@ -225,6 +226,8 @@ struct Queued {
     checkpoint: bool,
     limits: Limits,
     record: bool,
+    undo: bool,
+    cpus: Option<usize>,
     /// The worker was asked for a checkpoint for it.
     prepared: bool,
     descriptors: Vec<OwnedFd>,

@@ -19,10 +19,11 @@ use forklab_sys::descriptors::{
 use forklab_sys::generated::{Library, Origin, Variables};
 use forklab_sys::process::{ExitStatus, Signal, exit_now};
 use forklab_sys::signals::HeldInterrupts;
-use forklab_sys::{pty, role, signals};
+use forklab_sys::usage::Usage;
+use forklab_sys::{processors, pty, role, signals};
 
 use crate::fitness::Fitness;
-use crate::messages::{Hindrance, Outcome, ProcessId, Report, Task};
+use crate::messages::{Hindrance, Outcome, ProcessId, Report, Task, Used};
 use crate::orders::{FromWorker, ToWorker};
 use crate::report;
 
@@ -132,8 +133,10 @@ impl Worker {
                 None => supervisor.send(&FromWorker::Ready { ended, checkpoint: None })?,
             }
             let Some(order) = supervisor.receive()? else { return Ok(()) };
-            let (task, checkpoint, files, token) = match order.value {
-                ToWorker::Run { task, checkpoint, files, token } => (task, checkpoint, files, token),
+            let (task, checkpoint, last, cpus, files, token) = match order.value {
+                ToWorker::Run { task, checkpoint, last, cpus, files, token } => {
+                    (task, checkpoint, last, cpus, files, token)
+                }
                 ToWorker::Prepare => {
                     (ended, wanted) = (None, true);
                     continue;
@@ -151,8 +154,8 @@ impl Worker {
             put_on(order.descriptors)?;
             take_place()?;
             drop(supervisor);
-            ended = Some((self.run(task, files), token));
-            let hindrance = self.fitness.hindrance();
+            ended = Some((self.run(task, cpus, files), token));
+            let hindrance = if last { None } else { self.fitness.hindrance() };
             supervisor = Channel::new(self.call_home());
             if let Some(hindrance) = hindrance {
                 return give_up(&supervisor, hindrance, token);
@@ -175,18 +178,26 @@ impl Worker {
     }
 
     /// Runs a task. Returns in the worker only.
-    fn run(&mut self, task: Task, files: Option<u64>) -> Outcome {
+    fn run(&mut self, task: Task, cpus: Option<usize>, files: Option<u64>) -> Outcome {
+        // Until the outcome is known, so that no checkpoint has it.
+        let pinned = match cpus.map(processors::pin).transpose() {
+            Ok(pinned) => pinned,
+            Err(error) => return Outcome::NotRun { message: format!("the cell cannot be pinned: {error}") },
+        };
         let outcome = match task {
-            Task::Call { library, function } => self.call(&library, &function, files).map(|()| report::finish()),
+            Task::Call { library, function } => {
+                self.call(&library, &function, files).map(|used| Report { used: Some(used), ..report::finish() })
+            }
             Task::Shell { command } => self.shell(&command, files),
         };
+        drop(pinned);
         match outcome {
             Ok(report) => Outcome::Returned(report),
             Err(error) => Outcome::NotRun { message: error.to_string() },
         }
     }
 
-    fn call(&mut self, path: &Path, function: &str, files: Option<u64>) -> io::Result<()> {
+    fn call(&mut self, path: &Path, function: &str, files: Option<u64>) -> io::Result<Used> {
         let origins = origins_beside(path);
         let library = Library::open(path)?;
         self.fitness.loaded(path);
@@ -196,20 +207,23 @@ impl Worker {
         if let Some(held) = self.interrupts.take() {
             held.release();
         }
+        let usage = Usage::now();
         let variables = function.call(self.variables);
         // From here on this may be a child that user code forked and that came to the function's
         // end. It must not go further: what follows speaks for the worker.
         if !report::in_worker() {
             report::leave_child();
         }
+        let used = usage.since().into();
         self.interrupts = Some(signals::hold_interrupts());
         self.variables = variables;
         self.room = reserve.release();
-        Ok(())
+        Ok(used)
     }
 
     fn shell(&mut self, command: &str, files: Option<u64>) -> io::Result<Report> {
         let reserve = std::mem::take(&mut self.room).give_back(files);
+        let usage = Usage::now();
         let child = start_shell("sh", command).or_else(|error| match error.kind() {
             // A cell may have changed PATH.
             io::ErrorKind::NotFound => start_shell("/bin/sh", command),
@@ -220,7 +234,7 @@ impl Worker {
         // This child only: other children are the lesson's to wait for. Where the lesson ignores
         // SIGCHLD, the kernel has reaped it, and its status is lost.
         let status = child.map_err(explained)?.wait().ok().map(|status| ExitStatus::from(status).into());
-        Ok(Report { shell: status, ..Report::default() })
+        Ok(Report { shell: status, used: Some(usage.since().into()), ..Report::default() })
     }
 }
 

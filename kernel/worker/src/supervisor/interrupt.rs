@@ -22,6 +22,7 @@ use forklab_sys::procfs::dies_of;
 use super::life::After;
 use super::tree::Spared;
 use super::{Phase, Supervisor};
+use crate::messages::{CellId, Reached, Scope};
 
 /// How long processes may take to end by themselves. With the killing it stays well below a second.
 const GRACE: Duration = Duration::from_millis(500);
@@ -101,9 +102,25 @@ impl Supervisor {
         }
     }
 
+    /// Ends a task for a limit. It takes the processes of earlier cells along, which may be what has gone
+    /// beyond it; unless the task is undone and the limit its own: the next run is to find them.
+    pub fn end_beyond_limit(&mut self, cell: CellId, reached: Reached) -> io::Result<()> {
+        let after = After::OverLimit { cell, reached };
+        match &mut self.phase {
+            Phase::Busy { undo: true, before, .. } if reached.scope == Scope::Cell => {
+                let before = std::mem::take(before);
+                self.interrupting = None;
+                self.end_record_of_undone()?;
+                self.end_task_sparing(before, after)
+            }
+            _ => self.end_task(after),
+        }
+    }
+
     /// Kills the worker and everything below, and lets the checkpoint take over.
     pub fn end_task(&mut self, after: After) -> io::Result<()> {
         self.interrupting = None;
+        self.end_record_of_undone()?;
         let mut spared = Spared::default();
         spared.add(self.checkpoint.as_ref().map(|checkpoint| checkpoint.pid));
         self.end_tree(&spared)?;

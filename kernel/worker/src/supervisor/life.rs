@@ -12,7 +12,6 @@ use forklab_sys::events::readable;
 use forklab_sys::process::{ExitStatus, Pid, Signal, kill};
 use forklab_sys::pty::Pty;
 
-use super::tree::Spared;
 use super::watch::Watch;
 use super::{Connection, Home, LONGEST_REPORT, Phase, Supervisor};
 use crate::messages::{CellId, Exit, FromSupervisor, Hindrance, Outcome, ProcessId, Reached};
@@ -31,7 +30,7 @@ pub struct Checkpoint {
 }
 
 /// What the server is owed when the worker that is starting has come up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum After {
     /// The first worker: nothing.
     Nothing,
@@ -39,6 +38,8 @@ pub enum After {
     Died { cell: CellId, how: Exit },
     /// The worker before this one has finished a task, and could take no other.
     Stranded { cell: CellId, hindrance: Hindrance },
+    /// The worker before this one has finished a task, and was ended to undo that.
+    Undone { cell: CellId, outcome: Box<Outcome> },
     /// The worker before this one was killed by an interrupt.
     Interrupted { cell: CellId },
     /// The worker before this one was killed because a limit was reached.
@@ -125,6 +126,9 @@ impl Supervisor {
         let pid = checkpoint.and_then(|pid| Pid::from_raw(pid.0));
         let fresh = pid.zip(line).map(|(pid, line)| Checkpoint { pid, line });
         match (std::mem::replace(&mut self.phase, Phase::Idle), ended) {
+            (Phase::Busy { cell, token, undo: true, before, .. }, Some((outcome, given))) if token == given => {
+                return self.undo(cell, before, outcome);
+            }
             (Phase::Busy { cell, checkpoint, token, .. }, Some((outcome, given))) if token == given => {
                 self.commit(fresh);
                 if checkpoint && self.checkpoint.is_none() {
@@ -165,6 +169,7 @@ impl Supervisor {
             After::Nothing => Ok(()),
             After::Died { cell, how } => self.tell_ended(cell, Outcome::Died { how, restored }),
             After::Stranded { cell, hindrance } => self.tell_ended(cell, Outcome::Stranded { hindrance, restored }),
+            After::Undone { cell, outcome } => self.tell_undone(cell, *outcome, restored),
             After::Interrupted { cell } => self.tell_ended(cell, Outcome::Interrupted { restored }),
             After::OverLimit { cell, reached } => self.tell_ended(cell, Outcome::OverLimit { reached, restored }),
             After::Between { .. } if restored => Ok(()),
@@ -177,6 +182,10 @@ impl Supervisor {
         // Its last words count: a worker that has reported has finished its task, whatever killed
         // it then; and one that was killed while it reported has not.
         self.hear_out()?;
+        if self.worker_ended.is_none() {
+            // Its task is undone, and another one is the worker.
+            return Ok(());
+        }
         let how = status.into();
         if self.interrupted_processes_go_on() {
             return Ok(());
@@ -188,25 +197,21 @@ impl Supervisor {
             }
             Phase::Busy { cell, .. } if self.watch.out_of_memory() => {
                 let (cell, reached) = (*cell, self.watch.memory_reached());
-                self.end_task(After::OverLimit { cell, reached })
+                self.end_beyond_limit(cell, reached)
             }
             Phase::Busy { cell, before, .. } => {
                 let (cell, before) = (*cell, std::mem::take(before));
-                let mut spared = Spared::default();
-                spared.add(self.checkpoint.as_ref().map(|checkpoint| checkpoint.pid));
-                spared.add_all(before);
-                self.end_tree(&spared)?;
-                self.end_of_task()?;
+                self.end_record_of_undone()?;
                 let after = match self.stranded.take() {
                     Some(hindrance) => After::Stranded { cell, hindrance },
                     None => After::Died { cell, how },
                 };
-                self.replace(after)
+                self.end_task_sparing(before, after)
             }
             Phase::Idle | Phase::Preparing { .. } => self.replace(After::Between { how }),
             // A restored worker that does not come up: a fresh one will, but knows nothing.
             Phase::Starting { after, woken, .. } => {
-                let (after, woken) = (*after, *woken);
+                let (after, woken) = (after.clone(), *woken);
                 self.failed_starts += u32::from(!woken);
                 if self.failed_starts < MOST_FAILED_STARTS {
                     return self.replace_by_fresh(after);

@@ -201,6 +201,13 @@ impl Recorder {
         awake
     }
 
+    /// A cell's record is over: its processes are not known any more, whatever is still heard of them.
+    fn end(&mut self, cell: CellId) {
+        for zombie in lock(&self.state).end(cell) {
+            self.zombies.forget(zombie);
+        }
+    }
+
     fn take(&mut self, lately: Duration) -> Vec<(CellId, Vec<forklab_record::Event>, Vec<String>)> {
         self.on_reaped();
         let mut state = lock(&self.state);
@@ -237,6 +244,14 @@ impl Supervisor {
     /// Tells the server all that was recorded and was not told yet.
     pub fn tell_recorded(&mut self) -> io::Result<()> {
         self.send_record(Duration::ZERO)
+    }
+
+    /// Tells the server all that was recorded of a cell, and nothing of it from here on. Who is killed
+    /// next still lives in that record.
+    pub fn end_record(&mut self, cell: CellId) -> io::Result<()> {
+        self.tell_recorded()?;
+        self.recorder.end(cell);
+        Ok(())
     }
 
     fn send_record(&mut self, lately: Duration) -> io::Result<()> {

@@ -7,23 +7,26 @@ use forklab_sys::channel::Received;
 use forklab_sys::process::Pid;
 use forklab_sys::procfs::descendants;
 
-use super::life::After;
-use super::{Phase, Queued, Supervisor, secret};
+use super::{Phase, Queued, Supervisor, secret, undo};
 use crate::messages::{CellId, Outcome, Reached, ToSupervisor};
 use crate::orders::ToWorker;
 
 impl Supervisor {
     pub fn on_request(&mut self, request: Received<ToSupervisor>) -> io::Result<()> {
         match request.value {
-            ToSupervisor::Run { cell, task, checkpoint, limits, record } => {
+            ToSupervisor::Run { cell, task, checkpoint, limits, record, undo, cpus } => {
                 // A new task must not be taken for what was interrupted.
                 self.end_interrupted()?;
                 if self.queued.is_some() || matches!(self.phase, Phase::Busy { .. }) {
                     let message = "another task is still running".to_owned();
                     return self.tell_ended(cell, Outcome::NotRun { message });
                 }
-                let descriptors = request.descriptors;
-                self.queued = Some(Queued { cell, task, checkpoint, limits, record, prepared: false, descriptors });
+                if undo && !checkpoint {
+                    return self.tell_ended(cell, Outcome::NotRun { message: undo::NOT_WANTED.to_owned() });
+                }
+                let (prepared, descriptors) = (false, request.descriptors);
+                self.queued =
+                    Some(Queued { cell, task, checkpoint, limits, record, undo, cpus, prepared, descriptors });
                 self.run_queued()
             }
             ToSupervisor::Interrupt => self.interrupt(),
@@ -77,6 +80,9 @@ impl Supervisor {
     fn begin(&mut self, queued: Queued) -> Result<(), String> {
         let [output, errors] = <[OwnedFd; 2]>::try_from(queued.descriptors)
             .map_err(|_| "the task came without its stdout and stderr".to_owned())?;
+        if queued.undo && self.checkpoint.is_none() {
+            return Err(undo::NOT_MADE.to_owned());
+        }
         if !queued.checkpoint {
             self.drop_checkpoint();
         }
@@ -89,11 +95,13 @@ impl Supervisor {
         let before = before.iter().map(|p| p.identity).collect();
         let token = secret();
         self.stranded = None;
-        self.phase = Phase::Busy { cell: queued.cell, token, checkpoint: queued.checkpoint, before };
+        let Queued { cell, checkpoint, undo, cpus, .. } = queued;
+        self.phase = Phase::Busy { cell, token, checkpoint, undo, before };
         self.begin_record(queued.cell, queued.record);
         let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];
         let files = queued.limits.files;
-        let run = ToWorker::Run { task: queued.task, checkpoint: queued.checkpoint, files, token };
+        let (task, checkpoint) = (queued.task, checkpoint && !undo);
+        let run = ToWorker::Run { task, checkpoint, last: undo, cpus, files, token };
         // Taken: our end is closed here, and not when the worker closes its own.
         if let Some(connection) = self.connection.take() {
             // A worker that cannot hear has died; what becomes of the task is decided when it is reaped.
@@ -106,7 +114,7 @@ impl Supervisor {
     fn end_cell(&mut self, cell: CellId, reached: Reached) -> io::Result<()> {
         self.hear_out()?;
         match self.phase {
-            Phase::Busy { cell: running, .. } if running == cell => self.end_task(After::OverLimit { cell, reached }),
+            Phase::Busy { cell: running, .. } if running == cell => self.end_beyond_limit(cell, reached),
             _ => self.end_leftovers_of(cell).map(drop),
         }
     }

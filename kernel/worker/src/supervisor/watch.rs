@@ -18,7 +18,6 @@ use forklab_sys::process::{Pid, Signal, kill};
 use forklab_sys::procfs::{Identity, Stat, descendants, proportional, resident, stat, tasks};
 use forklab_sys::role::limit_processes_of_user;
 
-use super::life::After;
 use super::{Phase, Supervisor};
 use crate::messages::{CellId, FromSupervisor, Limit, Limits, ProcessId, Reached, Scope};
 
@@ -370,7 +369,7 @@ impl Supervisor {
         // A task that has reported is over, and within its limits as far as we have seen.
         self.hear_out()?;
         if let Phase::Busy { cell, .. } = self.phase {
-            return self.end_task(After::OverLimit { cell, reached });
+            return self.end_beyond_limit(cell, reached);
         }
         // One look for both: a bomb has more processes by the next.
         let everybody = descendants(Pid::this());

@@ -34,6 +34,10 @@ pub struct FarSide {
     pub groups: Vec<PathBuf>,
     /// Whether tasks are recorded; `FORKLAB_TEST_RECORD` in the environment has all of them be.
     pub record: bool,
+    /// Whether tasks are undone.
+    pub undo: bool,
+    /// To how many processors tasks are pinned.
+    pub cpus: Option<usize>,
     recorded: HashMap<CellId, (Vec<Event>, Vec<String>)>,
 }
 
@@ -155,7 +159,8 @@ impl FarSide {
         let channel = Some(Channel::new(ours));
         let record = std::env::var_os("FORKLAB_TEST_RECORD").is_some();
         let (limiting, groups, recorded) = (None, Vec::new(), HashMap::new());
-        FarSide { channel, supervisor, directory, mark, cells: 0, limiting, groups, record, recorded }
+        let (undo, cpus) = (false, None);
+        FarSide { channel, supervisor, directory, mark, cells: 0, limiting, groups, record, undo, cpus, recorded }
     }
 
     /// The supervisor's pid.
@@ -270,12 +275,9 @@ impl FarSide {
     pub fn begin_as(&mut self, id: CellId, task: Task, checkpoint: bool, limits: Limits) -> Cell {
         let ((stdout, out), (stderr, err)) = (Stream::open(), Stream::open());
         let channel = self.channel.as_ref().expect("an open channel");
-        channel
-            .send_with(
-                &ToSupervisor::Run { cell: id, task, checkpoint, limits, record: self.record },
-                &[out.as_fd(), err.as_fd()],
-            )
-            .expect("a supervisor that listens");
+        let (record, undo, cpus) = (self.record, self.undo, self.cpus);
+        let run = ToSupervisor::Run { cell: id, task, checkpoint, limits, record, undo, cpus };
+        channel.send_with(&run, &[out.as_fd(), err.as_fd()]).expect("a supervisor that listens");
         Cell { id, stdout, stderr }
     }
 
@@ -439,7 +441,7 @@ pub fn alive(pid: i32) -> bool {
 pub fn task(function: &str) -> Task {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     let library = LIBRARY.get_or_init(|| {
-        compile("c", &["cells", "bombs", "records", "nonsense"], "cc", &["-shared", "-fPIC", "-O1", "-pthread"])
+        compile("c", &["cells", "bombs", "records", "nonsense", "undo"], "cc", &["-shared", "-fPIC", "-O1", "-pthread"])
     });
     Task::Call { library: library.clone(), function: function.to_owned() }
 }

@@ -7,6 +7,7 @@ mod limits;
 mod nonsense;
 mod processes;
 mod records;
+mod undo;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -107,6 +107,17 @@ impl State {
         }
     }
 
+    /// A cell's record is over, whoever of its processes still lives. Returns its zombies.
+    pub fn end(&mut self, cell: CellId) -> Vec<Pid> {
+        self.logs.remove(&cell);
+        self.processes.retain(|_, process| process.cell != cell);
+        self.parked.retain(|pid, _| self.processes.contains_key(pid));
+        let (over, zombies) = std::mem::take(&mut self.zombies).into_iter().partition(|zombie| zombie.cell == cell);
+        self.zombies = zombies;
+        let over: Vec<Zombie> = over;
+        over.iter().map(|zombie| zombie.pid).collect()
+    }
+
     /// What was written down since the last time, by cell.
     pub fn take(&mut self) -> Vec<(CellId, Vec<Event>, Vec<String>)> {
         let news = self.logs.iter_mut().filter(|(_, log)| !log.is_empty());

@@ -82,6 +82,9 @@ impl Tracer<'_> {
         match order {
             Order::Attach(process) => {
                 self.letting_go = false;
+                // Those that were reaped in the meantime have parents that will not speak, and their pids may
+                // be others' soon. A parent that has not spoken yet stands still, and has not reaped.
+                self.stillborn.retain(|pid, _| trace::exists(*pid));
                 let mut state = lock(self.state);
                 let attached = attach(&mut state, process);
                 state.continued(process);
