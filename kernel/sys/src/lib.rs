@@ -30,4 +30,3 @@ pub mod role;
 pub mod signals;
 pub mod socket_pairs;
 pub mod trace;
-pub mod usage;
