@@ -171,7 +171,8 @@ impl Supervisor {
             }
             while self.signals.next()?.is_some() {}
             self.reap();
-            if victims.is_empty() && self.sights(spared).is_empty() && self.reaped == reaped {
+            let nobody = victims.is_empty() && self.sights(spared).is_empty();
+            if nobody && self.reaped == reaped {
                 empty_looks += 1;
                 continue;
             }
@@ -181,7 +182,10 @@ impl Supervisor {
                 let message = format!("these processes cannot be ended: {}; restart the kernel", pids.join(", "));
                 return self.tell(&FromSupervisor::Failed { message });
             }
-            readable(&[self.signals.as_fd()], Some(BETWEEN_LOOKS))?;
+            // Where somebody was reaped in this turn and nobody is left, there is no end to wait for.
+            if !nobody {
+                readable(&[self.signals.as_fd()], Some(BETWEEN_LOOKS))?;
+            }
         }
         Ok(())
     }
