@@ -30,3 +30,4 @@ pub mod role;
 pub mod signals;
 pub mod socket_pairs;
 pub mod trace;
+pub mod usage;

@@ -343,6 +343,25 @@ pub struct Report {
     pub lost_variables: Vec<String>,
     /// The exit status of a `Task::Shell`.
     pub shell: Option<Exit>,
+    /// What the task has used.
+    pub used: Option<Used>,
+}
+
+/// What a task has used, as its own process has measured it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// Time on the clock.
+    pub wall: Duration,
+    /// Processor time in user code: of the worker, and of children that were waited for.
+    pub user: Duration,
+    /// The same in the system.
+    pub system: Duration,
+}
+
+impl From<forklab_sys::usage::Used> for Used {
+    fn from((wall, user, system): forklab_sys::usage::Used) -> Self {
+        Used { wall, user, system }
+    }
 }
 
 /// A panic in the worker's own process that reached the end of the user's code.

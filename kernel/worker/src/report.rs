@@ -32,7 +32,14 @@ pub static HOST: Host = Host {
 };
 
 static COLLECTED: Mutex<Collected> = Mutex::new(Collected {
-    report: Report { panic: None, error: None, displays: Vec::new(), lost_variables: Vec::new(), shell: None },
+    report: Report {
+        panic: None,
+        error: None,
+        displays: Vec::new(),
+        lost_variables: Vec::new(),
+        shell: None,
+        used: None,
+    },
     shown: Shown::nothing(),
     held: None,
     diversion: None,
