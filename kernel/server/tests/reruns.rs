@@ -371,3 +371,18 @@ fn an_engine_that_rests_loses_nothing() {
         assert_eq!(notebook.run(&format!("kept.len() + {expected}")), (expected - 7 + expected).to_string());
     }
 }
+
+/// A fork copies them all.
+#[test]
+fn a_cell_adds_few_mappings() {
+    let mut notebook = Notebook::open();
+    let count = "std::fs::read_to_string(\"/proc/self/maps\")?.lines().count()";
+    let mappings = |said: String| said.parse::<usize>().expect("a number");
+    let first = mappings(notebook.run(count));
+    let cells = 5;
+    for cell in 0..cells {
+        notebook.run(&format!("let v{cell} = vec![{cell}]; println!(\"{{v{cell}:?}}\");"));
+    }
+    let more = mappings(notebook.run(count)) - first;
+    assert!(more <= 3 * (cells + 1), "{more} mappings for {cells} cells and another of this");
+}
