@@ -26,6 +26,8 @@ pub enum Seen {
     /// Its process is another program now, with this one as its only thread; the thread that called
     /// execve(2) had this number.
     Execed(Pid),
+    /// It is about to end. Only where that was asked for, see [`seize`].
+    Ending,
     /// A signal is about to be delivered to it.
     Signal(Received),
     /// It takes part in its process's stop by this signal.
@@ -118,14 +120,18 @@ pub fn alert() {
     unsafe { libc::kill(Pid::this().as_raw(), libc::SIGCHLD) };
 }
 
-/// Begins to trace a thread without stopping it. What it forks from now on is traced too.
+/// Begins to trace a thread without stopping it. What it forks from now on is traced too. With `endings`,
+/// they stop before they end as well.
 ///
 /// # Errors
 /// EPERM when it is traced already or the system does not allow it (Yama, a container, another user's
 /// process), ESRCH when it is gone.
-pub fn seize(thread: Pid) -> io::Result<()> {
-    let options =
+pub fn seize(thread: Pid, endings: bool) -> io::Result<()> {
+    let mut options =
         libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEEXEC;
+    if endings {
+        options |= libc::PTRACE_O_TRACEEXIT;
+    }
     request(libc::PTRACE_SEIZE, thread, options as usize)
 }
 
@@ -195,6 +201,7 @@ fn seen(thread: Pid, status: libc::c_int) -> Seen {
         0 => Seen::Signal(Received { signal: signal(stopped_by), origin: origin(thread) }),
         libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK => message(thread).map_or(Seen::Other, Seen::Forked),
         libc::PTRACE_EVENT_CLONE => message(thread).map_or(Seen::Other, Seen::Cloned),
+        libc::PTRACE_EVENT_EXIT => Seen::Ending,
         libc::PTRACE_EVENT_EXEC => Seen::Execed(message(thread).unwrap_or(thread)),
         libc::PTRACE_EVENT_STOP if stopped_by == libc::SIGTRAP => Seen::Paused,
         libc::PTRACE_EVENT_STOP => Seen::Stopped(signal(stopped_by)),

@@ -116,6 +116,7 @@ impl FarSide {
             record: false,
             undo: false,
             cpus: None,
+            perturb: None,
         };
         self.channel.send_with(&request, &[out.as_fd(), err.as_fd()])?;
         loop {

@@ -121,6 +121,13 @@ pub enum ToSupervisor {
         /// To how many processors the task is pinned, with every process that it starts: to so many of
         /// those that are allowed, beginning with the one on which the worker runs. `None`: to none.
         cpus: Option<usize>,
+        /// A seed, by which the task's processes are delayed by up to 2 ms here and there, so that rare orders
+        /// of events show: when they have forked, before they begin, when they have exec'd, before they end, and when
+        /// a child's end ends their wait. Not when they write: stopping them there costs more than the rest
+        /// of the record, and those delays move their writes as well. Which process (by order of fork)
+        /// comes to which point decides about the length of each, so that a seed has the same
+        /// delays always. A task that is delayed is recorded, too.
+        perturb: Option<u64>,
     },
     /// What the notebook may use, over all its cells. Comes before the first task.
     Limit {

@@ -228,12 +228,14 @@ struct Queued {
     record: bool,
     undo: bool,
     cpus: Option<usize>,
+    perturb: Option<u64>,
     /// The worker was asked for a checkpoint for it.
     prepared: bool,
     descriptors: Vec<OwnedFd>,
 }
 
 /// What can happen.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is moved once")]
 enum Event {
     Server(Option<Received<ToSupervisor>>),
     Signal,

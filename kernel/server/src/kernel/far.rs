@@ -62,7 +62,7 @@ impl Far {
         limits: Limits,
         writers: &[OwnedFd; 2],
     ) -> io::Result<()> {
-        let message = ToSupervisor::Run { cell, task, checkpoint, limits, record: false, undo: false, cpus: None };
+        let message = ToSupervisor::Run { cell, task, checkpoint, limits, record: false, undo: false, cpus: None, perturb: None };
         self.channel.send_with(&message, &[writers[0].as_fd(), writers[1].as_fd()])
     }
 

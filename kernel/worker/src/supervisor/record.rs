@@ -1,5 +1,5 @@
 //! The record of a cell's processes: the loop's side of it. `tracer` is the thread that follows the
-//! processes, `log` what is known and written down.
+//! processes, `log` what is known and written down, `delays` how long a run's processes are held to disturb it.
 //!
 //! What it changes for those who are followed: nobody else can trace them (`strace`, `gdb`), programs
 //! with set-user-ID bits run without that, and calls that fail with EINTR after a stop (epoll_wait(2),
@@ -10,6 +10,7 @@
 //! and the loop hears of it by SIGCHLD. In between, a moment long, a pid that the loop takes for its
 //! child's is free; before another gets it, the machine must have used up all others.
 
+mod delays;
 mod log;
 mod tracer;
 
@@ -25,6 +26,7 @@ use forklab_sys::trace::{self, Zombies};
 
 use super::{Phase, Supervisor};
 use crate::messages::{CellId, FromSupervisor};
+use delays::Delays;
 use log::State;
 use tracer::{Letter, Order, lock};
 
@@ -84,10 +86,14 @@ impl Recorder {
         if self.tracer.is_some() { Ok(lock(&self.state).reaped_here.pop()) } else { reap_any() }
     }
 
-    /// A task begins; its processes are recorded, or nobody is.
-    fn begin(&mut self, worker: Pid, cell: CellId, record: bool) {
-        if !record {
+    /// A task begins; its processes are recorded, or nobody is. With a seed they are delayed, too.
+    fn begin(&mut self, worker: Pid, cell: CellId, record: bool, perturb: Option<u64>) {
+        // Whoever is followed already does not stop before it ends.
+        if !record || perturb.is_some() {
             self.let_go(worker);
+        }
+        lock(&self.state).delays = perturb.map(|seed| Delays::new(cell, seed));
+        if !record {
             return;
         }
         let followed = {
@@ -220,8 +226,8 @@ impl Recorder {
 }
 
 impl Supervisor {
-    pub fn begin_record(&mut self, cell: CellId, record: bool) {
-        self.recorder.begin(self.worker, cell, record);
+    pub fn begin_record(&mut self, cell: CellId, record: bool, perturb: Option<u64>) {
+        self.recorder.begin(self.worker, cell, record || perturb.is_some(), perturb);
     }
 
     /// A look at what does not tell by itself, and news for the server.

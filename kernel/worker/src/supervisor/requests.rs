@@ -14,7 +14,7 @@ use crate::orders::ToWorker;
 impl Supervisor {
     pub fn on_request(&mut self, request: Received<ToSupervisor>) -> io::Result<()> {
         match request.value {
-            ToSupervisor::Run { cell, task, checkpoint, limits, record, undo, cpus } => {
+            ToSupervisor::Run { cell, task, checkpoint, limits, record, undo, cpus, perturb } => {
                 // A new task must not be taken for what was interrupted.
                 self.end_interrupted()?;
                 if self.queued.is_some() || matches!(self.phase, Phase::Busy { .. }) {
@@ -26,7 +26,7 @@ impl Supervisor {
                 }
                 let (prepared, descriptors) = (false, request.descriptors);
                 self.queued =
-                    Some(Queued { cell, task, checkpoint, limits, record, undo, cpus, prepared, descriptors });
+                    Some(Queued { cell, task, checkpoint, limits, record, undo, cpus, perturb, prepared, descriptors });
                 self.run_queued()
             }
             ToSupervisor::Interrupt => self.interrupt(),
@@ -97,7 +97,7 @@ impl Supervisor {
         self.stranded = None;
         let Queued { cell, checkpoint, undo, cpus, .. } = queued;
         self.phase = Phase::Busy { cell, token, checkpoint, undo, before };
-        self.begin_record(queued.cell, queued.record);
+        self.begin_record(queued.cell, queued.record, queued.perturb);
         let descriptors = [self.pty.terminal(), output.as_fd(), errors.as_fd()];
         let files = queued.limits.files;
         let (task, checkpoint) = (queued.task, checkpoint && !undo);

@@ -38,6 +38,8 @@ pub struct FarSide {
     pub undo: bool,
     /// To how many processors tasks are pinned.
     pub cpus: Option<usize>,
+    /// By which seed tasks are delayed.
+    pub perturb: Option<u64>,
     recorded: HashMap<CellId, (Vec<Event>, Vec<String>)>,
 }
 
@@ -159,8 +161,21 @@ impl FarSide {
         let channel = Some(Channel::new(ours));
         let record = std::env::var_os("FORKLAB_TEST_RECORD").is_some();
         let (limiting, groups, recorded) = (None, Vec::new(), HashMap::new());
-        let (undo, cpus) = (false, None);
-        FarSide { channel, supervisor, directory, mark, cells: 0, limiting, groups, record, undo, cpus, recorded }
+        let (undo, cpus, perturb) = (false, None, None);
+        FarSide {
+            channel,
+            supervisor,
+            directory,
+            mark,
+            cells: 0,
+            limiting,
+            groups,
+            record,
+            undo,
+            cpus,
+            perturb,
+            recorded,
+        }
     }
 
     /// The supervisor's pid.
@@ -275,8 +290,8 @@ impl FarSide {
     pub fn begin_as(&mut self, id: CellId, task: Task, checkpoint: bool, limits: Limits) -> Cell {
         let ((stdout, out), (stderr, err)) = (Stream::open(), Stream::open());
         let channel = self.channel.as_ref().expect("an open channel");
-        let (record, undo, cpus) = (self.record, self.undo, self.cpus);
-        let run = ToSupervisor::Run { cell: id, task, checkpoint, limits, record, undo, cpus };
+        let (record, undo, cpus, perturb) = (self.record, self.undo, self.cpus, self.perturb);
+        let run = ToSupervisor::Run { cell: id, task, checkpoint, limits, record, undo, cpus, perturb };
         channel.send_with(&run, &[out.as_fd(), err.as_fd()]).expect("a supervisor that listens");
         Cell { id, stdout, stderr }
     }
@@ -324,7 +339,8 @@ impl FarSide {
     /// Waits for a cell's return.
     pub fn returned(&mut self, cell: &Cell) -> Report {
         match self.ended(cell) {
-            Outcome::Returned(report) => report,
+            // What it has used is never the same twice; who wants to know looks at the outcome.
+            Outcome::Returned(report) => Report { used: None, ..report },
             other => panic!("the cell was to return, not {other:?}"),
         }
     }

@@ -283,8 +283,9 @@ fn a_thousand_runs_leave_nothing() {
 #[test]
 #[ignore = "a measurement"]
 fn what_an_undone_run_costs() {
-    for record in [false, true] {
+    for (record, perturb) in [(false, None), (true, None), (true, Some(7))] {
         let mut far = undoing(record);
+        far.perturb = perturb;
         for function in ["nothing", "five_workers", "leaves_five"] {
             let mut times: Vec<Duration> = (0..300)
                 .map(|_| {
@@ -296,11 +297,58 @@ fn what_an_undone_run_costs() {
             times.sort_unstable();
             let sum: Duration = times.iter().sum();
             println!(
-                "{function}, record: {record}: mean {:?}, median {:?}, 99 % {:?}",
+                "{function}, record: {record}, perturb: {perturb:?}: mean {:?}, median {:?}, 99 % {:?}",
                 sum / 300,
                 times[150],
                 times[297]
             );
         }
     }
+}
+
+/// The line's writers, by order of fork.
+fn order(cell: &mut Cell, events: &[forklab_record::Event]) -> Vec<usize> {
+    let forked: Vec<i32> =
+        events.iter().filter_map(|event| if let What::Forked(pid) = event.what { Some(pid) } else { None }).collect();
+    let place = |pid: &i32| forked.iter().position(|forked| forked == pid).expect("a child");
+    cell.numbers().iter().map(place).collect()
+}
+
+#[test]
+fn a_perturbed_run_shows_more_orders_and_ends_the_same() {
+    let mut far = undoing(true);
+    let mut orders = [HashSet::new(), HashSet::new()];
+    for (disturbed, seed) in (0..60).flat_map(|seed| [(0, None), (1, Some(seed))]) {
+        far.perturb = seed;
+        let mut cell = run(&mut far, "five_workers");
+        let (events, _) = far.record_of(cell.id);
+        assert_eq!(events.len(), 15, "{events:#?}");
+        orders[disturbed].insert(order(&mut cell, &events));
+        assert!(nobody_else(&far));
+    }
+    let [left_alone, disturbed] = orders.map(|orders| orders.len());
+    println!("{left_alone} orders without delays, {disturbed} with");
+    assert!(disturbed > 12, "{left_alone} {disturbed}");
+    far.record = false;
+    for function in ["family", "leaves_deaf_company", "comets", "threads_fork", "spawns_a_shell", "signals"] {
+        run(&mut far, function);
+        assert!(nobody_else(&far), "{function}");
+    }
+    let mut cell = far.call("deaf_company");
+    until("all of them are there", || cell.stdout().ends_with("\n0\n"));
+    far.send(&ToSupervisor::Interrupt);
+    far.interrupted(&cell);
+    // Without undoing, and after each other; then nobody is delayed any more.
+    far.undo = false;
+    let worker = far.run("own_pid").0.numbers()[0];
+    for _ in 0..3 {
+        let (cell, _) = far.run("five_workers");
+        assert_eq!(far.record_of(cell.id).0.len(), 15);
+    }
+    far.perturb = None;
+    assert_eq!(far.run("own_pid").0.numbers()[0], worker);
+    assert!(far.run("lives_2000").0.numbers()[0] > 0);
+    far.record = true;
+    let (cell, _) = far.run("five_workers");
+    assert_eq!(far.record_of(cell.id).0.len(), 15);
 }

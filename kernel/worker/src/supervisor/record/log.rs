@@ -9,6 +9,7 @@ use forklab_sys::process::{ExitStatus, Pid, Signal};
 use forklab_sys::procfs::{Identity, children, command_line, handles, stat};
 use forklab_sys::trace::{Origin, Received, exists, now};
 
+use super::delays::{Delays, Point};
 use crate::messages::CellId;
 
 /// So many events of one cell are recorded.
@@ -33,6 +34,13 @@ pub struct Process {
     stopped: bool,
     /// Whether it handled SIGCHLD when somebody looked.
     hears_of_children: Option<(Instant, bool)>,
+    /// By order of fork in a run that is perturbed.
+    number: u64,
+    /// How often it has forked, and become another program.
+    forks: u64,
+    execs: u64,
+    /// It has been let go for the first time.
+    begun: bool,
 }
 
 /// One that has ended and was not reaped when somebody looked last.
@@ -45,6 +53,8 @@ pub struct Zombie {
     since: u64,
     /// It was still there at a moment at which a parent that waits would have reaped it.
     pub lasting: bool,
+    /// As its process's.
+    number: u64,
 }
 
 /// A process that is stopped, and not traced so that everybody sees it stopped and not traced.
@@ -76,6 +86,8 @@ pub struct State {
     pub zombies: Vec<Zombie>,
     /// The supervisor's own children that its tracer has reaped.
     pub reaped_here: Vec<(Pid, ExitStatus)>,
+    /// Of the task that runs, or ran last.
+    pub delays: Option<Delays>,
     logs: BTreeMap<CellId, Log>,
 }
 
@@ -100,7 +112,7 @@ impl State {
     pub fn begin(&mut self, worker: Pid, cell: CellId) {
         let parent = Pid::this();
         let known = self.processes.entry(worker).or_insert(Process::new(cell, parent));
-        known.cell = cell;
+        *known = Process { stopped: known.stopped, begun: true, ..Process::new(cell, parent) };
         self.logs.entry(cell).or_default();
         while self.logs.len() > CELLS {
             self.logs.pop_first();
@@ -110,6 +122,7 @@ impl State {
     /// A cell's record is over, whoever of its processes still lives. Returns its zombies.
     pub fn end(&mut self, cell: CellId) -> Vec<Pid> {
         self.logs.remove(&cell);
+        self.delays.take_if(|delays| delays.cell == cell);
         self.processes.retain(|_, process| process.cell != cell);
         self.parked.retain(|pid, _| self.processes.contains_key(pid));
         let (over, zombies) = std::mem::take(&mut self.zombies).into_iter().partition(|zombie| zombie.cell == cell);
@@ -173,7 +186,9 @@ impl State {
         }
         self.note(cell, parent, What::Forked(child.as_raw()));
         self.threads.insert(child, child);
-        self.processes.insert(child, Process::new(cell, parent));
+        let delays = self.delays.as_mut().filter(|delays| delays.cell == cell);
+        let number = delays.map_or(0, Delays::number);
+        self.processes.insert(child, Process { number, ..Process::new(cell, parent) });
         if self.processes.len() > MOST_PROCESSES
             && let Some(log) = self.logs.get_mut(&cell)
         {
@@ -201,7 +216,8 @@ impl State {
         if killed {
             self.gap_in(process.cell, "who sends a SIGKILL is not seen".to_owned());
         }
-        self.zombies.push(Zombie { pid, parent: process.parent, cell: process.cell, since: now(), lasting: false });
+        let Process { parent, cell, number, .. } = process;
+        self.zombies.push(Zombie { pid, parent, cell, since: now(), lasting: false, number });
         self.orphaned_by(pid);
     }
 
@@ -349,6 +365,46 @@ impl State {
         self.processes.clear();
     }
 
+    /// For how long a process is held that has forked.
+    pub fn delay_of_fork(&mut self, process: Pid) -> Duration {
+        let Some(known) = self.processes.get_mut(&process) else { return Duration::ZERO };
+        known.forks += 1;
+        let count = known.forks;
+        self.delay(process, Point::Fork(count))
+    }
+
+    /// For how long a process is held that is another program now.
+    pub fn delay_of_exec(&mut self, process: Pid) -> Duration {
+        let Some(known) = self.processes.get_mut(&process) else { return Duration::ZERO };
+        known.execs += 1;
+        let count = known.execs;
+        self.delay(process, Point::Exec(count))
+    }
+
+    /// For how long a process is held that stops for us: if it has not begun yet.
+    pub fn delay_of_beginning(&mut self, thread: Pid) -> Duration {
+        let begun = self.processes.get_mut(&thread).is_none_or(|known| std::mem::replace(&mut known.begun, true));
+        if begun { Duration::ZERO } else { self.delay(thread, Point::Begin) }
+    }
+
+    /// For how long a process is held whose first thread is about to end.
+    pub fn delay_of_end(&self, thread: Pid) -> Duration {
+        self.delay(thread, Point::End)
+    }
+
+    /// For how long a process is held that hears of this child's end.
+    pub fn delay_of_wait(&self, process: Pid, child: Pid) -> Duration {
+        let Some(delays) = &self.delays else { return Duration::ZERO };
+        let number = self.zombies.iter().rev().find(|zombie| zombie.pid == child && zombie.cell == delays.cell);
+        number.map_or(Duration::ZERO, |zombie| self.delay(process, Point::Wait(zombie.number)))
+    }
+
+    fn delay(&self, process: Pid, point: Point) -> Duration {
+        let known = self.processes.get(&process);
+        let delays = self.delays.as_ref().zip(known).filter(|(delays, known)| delays.cell == known.cell);
+        delays.map_or(Duration::ZERO, |(delays, known)| delays.of(known.number, point))
+    }
+
     /// A process is not followed any more.
     pub fn forget(&mut self, thread: Pid) {
         let Some(process) = self.threads.remove(&thread) else { return };
@@ -360,7 +416,7 @@ impl State {
 
 impl Process {
     fn new(cell: CellId, parent: Pid) -> Process {
-        Process { cell, parent, stopped: false, hears_of_children: None }
+        Process { cell, parent, stopped: false, hears_of_children: None, number: 0, forks: 0, execs: 0, begun: false }
     }
 }
 

@@ -6,6 +6,9 @@
 //!   word (`early`). A parent that is killed before it says it never will: when nothing else is to be
 //!   heard, `/proc` tells who the parent is.
 //! - A new process may be killed before that word, too: its end is kept (`stillborn`) until it comes.
+//! - A process of a run that is perturbed is let go later (`held`); the thread goes on hearing of others
+//!   meanwhile, and looks every [`BETWEEN_LOOKS`] whether it is time. One that is killed while it is held
+//!   cannot be let go, and its end is heard of.
 //! - A stopped process is let go, see [`State::stopped`]. Its parent's SIGCHLD tells when it goes on, or
 //!   a look of the loop's does.
 
@@ -13,7 +16,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forklab_sys::process::{ExitStatus, Pid, Signal};
 use forklab_sys::procfs::{is_thread_of, process_of, stat, threads};
@@ -26,6 +29,9 @@ const MOST_STILLBORN: usize = 100;
 
 /// Between two looks whether there are children, when there were none.
 const PAUSE: Duration = Duration::from_millis(2);
+
+/// Between two looks while somebody is held.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(100);
 
 /// What the loop asks the tracer for.
 #[derive(Debug, Clone, Copy)]
@@ -46,14 +52,27 @@ pub fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 /// The thread's life.
 pub fn run(state: &Mutex<State>, letters: &Receiver<Letter>) {
-    let mut tracer = Tracer { state, early: Vec::new(), stillborn: HashMap::new(), leaving: None, letting_go: false };
+    let mut tracer = Tracer {
+        state,
+        early: Vec::new(),
+        stillborn: HashMap::new(),
+        held: Vec::new(),
+        leaving: None,
+        letting_go: false,
+    };
     loop {
         while let Ok(letter) = letters.try_recv() {
             tracer.obey(letter);
         }
-        match trace::next(tracer.early.is_empty()) {
+        let left = tracer.let_held_go_on();
+        match trace::next(tracer.early.is_empty() && left.is_none()) {
             Ok(Some((thread, seen))) => tracer.on_seen(thread, seen),
-            Ok(None) => tracer.place_early(),
+            Ok(None) => {
+                tracer.place_early();
+                if let Some(left) = left {
+                    std::thread::sleep(left.min(BETWEEN_LOOKS));
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // No child and no tracee: the worker is being replaced, or everything ends.
             Err(_) => {
@@ -72,6 +91,8 @@ struct Tracer<'a> {
     state: &'a Mutex<State>,
     early: Vec<Pid>,
     stillborn: HashMap<Pid, ExitStatus>,
+    /// Who goes on when, and with which signal.
+    held: Vec<(Instant, Pid, Option<Signal>)>,
     /// Who is waited for until it is followed no more, and who wants to know.
     leaving: Option<(Pid, Sender<io::Result<()>>)>,
     letting_go: bool,
@@ -154,22 +175,33 @@ impl Tracer<'_> {
             (Seen::Execed(former), process) => {
                 let process = process.unwrap_or(thread);
                 state.execed(process, former);
-                self.resume(&mut state, thread, None);
+                let delay = state.delay_of_exec(process);
+                self.resume_after(delay, &mut state, thread, None);
             }
             (Seen::Forked(child), Some(process)) => {
                 self.born(&mut state, process, child, false);
-                self.resume(&mut state, thread, None);
+                let delay = state.delay_of_fork(process);
+                self.resume_after(delay, &mut state, thread, None);
             }
             (Seen::Cloned(child), Some(process)) => {
                 let is_thread = is_thread_of(process, child);
                 self.born(&mut state, process, child, is_thread);
-                self.resume(&mut state, thread, None);
+                let delay = if is_thread { Duration::ZERO } else { state.delay_of_fork(process) };
+                self.resume_after(delay, &mut state, thread, None);
             }
             (Seen::Signal(received), process) => {
+                let mut delay = Duration::ZERO;
                 if let Some(process) = process {
                     on_signal(&mut state, process, received);
+                    if let Origin::ChildEnded(child, _) = received.origin {
+                        delay = state.delay_of_wait(process, child);
+                    }
                 }
-                self.resume(&mut state, thread, Some(received.signal));
+                self.resume_after(delay, &mut state, thread, Some(received.signal));
+            }
+            (Seen::Ending, _) => {
+                let delay = state.delay_of_end(thread);
+                self.resume_after(delay, &mut state, thread, None);
             }
             (Seen::Stopped(signal), Some(process)) => {
                 // One that was killed is heard of again.
@@ -178,7 +210,8 @@ impl Tracer<'_> {
             }
             (Seen::Paused | Seen::Stopped(_), None) if !self.letting_go => self.early.push(thread),
             (Seen::Paused | Seen::Stopped(_) | Seen::Other | Seen::Forked(_) | Seen::Cloned(_), _) => {
-                self.resume(&mut state, thread, None);
+                let delay = state.delay_of_beginning(thread);
+                self.resume_after(delay, &mut state, thread, None);
             }
         }
         drop(state);
@@ -201,7 +234,35 @@ impl Tracer<'_> {
         }
         if let Some(index) = self.early.iter().position(|early| *early == child) {
             self.early.swap_remove(index);
-            self.resume(state, child, None);
+            let delay = state.delay_of_beginning(child);
+            self.resume_after(delay, state, child, None);
+        }
+    }
+
+    /// Lets those go on who have been held for long enough. Returns how long the next is held yet.
+    fn let_held_go_on(&mut self) -> Option<Duration> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let (due, held) = std::mem::take(&mut self.held).into_iter().partition(|(at, ..)| *at <= now);
+        self.held = held;
+        let due: Vec<(Instant, Pid, Option<Signal>)> = due;
+        let mut state = lock(self.state);
+        for (_, thread, signal) in due {
+            self.resume(&mut state, thread, signal);
+        }
+        drop(state);
+        self.answer_if_left();
+        self.held.iter().map(|(at, ..)| at.saturating_duration_since(now)).min()
+    }
+
+    /// Lets a tracee go on by and by.
+    fn resume_after(&mut self, delay: Duration, state: &mut State, thread: Pid, signal: Option<Signal>) {
+        if delay.is_zero() || self.letting_go {
+            self.resume(state, thread, signal);
+        } else {
+            self.held.push((Instant::now() + delay, thread, signal));
         }
     }
 
@@ -272,7 +333,7 @@ fn attach(state: &mut State, process: Pid) -> io::Result<()> {
             if state.threads.contains_key(&thread) {
                 continue;
             }
-            match trace::seize(thread) {
+            match trace::seize(thread, state.delays.is_some()) {
                 Ok(()) => {
                     state.threads.insert(thread, process);
                     new = true;
