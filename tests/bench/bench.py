@@ -179,6 +179,7 @@ class Bench:
             self.note("by how much the server's memory grows then", name, (facts.peak(server) - before) / 1e6, "MB", 0)
 
     def fork(self):
+        """In fresh kernels: what has been loaded before is part of what is copied."""
         floor = os.environ.get("FORKLAB_BENCH_FLOOR")
         for _ in range(self.arguments.repeats):
             for subject, busy in self.each(1):
@@ -231,6 +232,10 @@ class Bench:
                 times.append((subject.good(self.code(kind, lessons.DEFINITION)).seconds * 1e3, busy))
                 subject.settle(2)
             after = self.ordinary(subject)
+            # Each cell's object stays loaded, and a fork copies its mappings.
+            forks = [(float(subject.good(self.code(kind, lessons.FORK)).stdout), self.quiet.wait()) for _ in range(self.arguments.repeats)]
+            for value, busy in forks:
+                self.note("fork + wait after fifty definitions", kind.name, value, "µs", busy)
             for measure, values in (
                 ("definitions: cells 2 to 6", times[1:6]), ("definitions: cells 46 to 50", times[45:]),
                 ("println before fifty definitions", plain), ("println after fifty definitions", after),
@@ -306,7 +311,7 @@ class Bench:
     def run(self):
         for name in self.arguments.only:
             print(f"{name}, {load()}", file=sys.stderr, flush=True)
-            if name in ("starts", "growth", "memory", "state", "checkpoint"):
+            if name in ("starts", "fork", "growth", "memory", "state", "checkpoint"):
                 self.close()
             try:
                 self.MEASURES[name](self)
