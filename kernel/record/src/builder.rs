@@ -66,6 +66,11 @@ impl Builder {
         }
     }
 
+    /// The cell's code began at this time, which its own process has measured: later than was thought.
+    pub fn began(&mut self, began: Nanoseconds) {
+        self.began = began;
+    }
+
     /// What the recorder has seen. The times are the monotonic clock's. Batches may overlap in time.
     pub fn add(&mut self, events: impl IntoIterator<Item = Event>, gaps: impl IntoIterator<Item = String>) {
         for event in events {
@@ -113,10 +118,12 @@ impl Builder {
     /// added after it, of processes that outlive the cell, and another record be built.
     pub fn build(&self, ending: Ending, ended: Nanoseconds) -> Record {
         let mut events = self.events.clone();
+        put_writes_before_ends(&mut events);
         for event in &mut events {
             event.at = event.at.saturating_sub(self.began);
         }
-        events.sort_by_key(|event| event.at);
+        // What was written at the moment of an end was written before it.
+        events.sort_by_key(|event| (event.at, matches!(event.what, What::Ended(_))));
         let mut lives = Lives::new(self.own);
         for event in &events {
             lives.take(event);
@@ -125,6 +132,37 @@ impl Builder {
         let processes = lives.finish(&mut gaps);
         let duration = ended.saturating_sub(self.began);
         Record { execution: self.execution, started: self.started, duration, ending, processes, events, gaps }
+    }
+}
+
+/// Output is read a little after it was written, and its writer may have ended meanwhile. Who has ended has
+/// written before that; and what stands before it in the same stream was written before it, too.
+fn put_writes_before_ends(events: &mut [Event]) {
+    let mut ends: HashMap<Pid, Vec<Nanoseconds>> = HashMap::new();
+    let mut births: HashMap<Pid, Vec<Nanoseconds>> = HashMap::new();
+    for event in events.iter() {
+        match event.what {
+            What::Ended(_) => ends.entry(event.pid).or_default().push(event.at),
+            What::Forked(child) => births.entry(child).or_default().push(event.at),
+            _ => {}
+        }
+    }
+    for wanted in [Stream::Stdout, Stream::Stderr] {
+        let mut bound = Nanoseconds::MAX;
+        for event in events.iter_mut().rev() {
+            if !matches!(event.what, What::Wrote { stream, .. } if stream == wanted) {
+                continue;
+            }
+            // A pid may have been given again: its last end before the reading counts, if nobody was born
+            // with it in between.
+            let last = |times: Option<&Vec<Nanoseconds>>| {
+                times.into_iter().flatten().copied().filter(|at| *at <= event.at).max()
+            };
+            let ended = last(ends.get(&event.pid))
+                .filter(|ended| last(births.get(&event.pid)).is_none_or(|born| born <= *ended));
+            bound = bound.min(ended.unwrap_or(Nanoseconds::MAX)).min(event.at);
+            event.at = bound;
+        }
     }
 }
 

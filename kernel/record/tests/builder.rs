@@ -242,3 +242,22 @@ fn a_process_without_a_parent_is_not_taken_for_the_cells_own() {
     let row = table.lines().find(|line| line.starts_with("C1")).expect("a row");
     assert!(row.contains("not seen") && row.contains("nobody yet"), "{table}");
 }
+
+#[test]
+fn what_was_read_late_was_written_before_its_writers_end() {
+    let mut builder = Builder::new(1, 0.0, 10, 0);
+    let at = |at, pid, what| Event { at, pid, what };
+    builder.add([at(1, 10, What::Forked(11)), at(2, 10, What::Forked(12))], []);
+    builder.wrote(20, 12, Stream::Stdout, "first\n");
+    builder.wrote(21, 11, Stream::Stdout, "second\n");
+    builder.wrote(22, 12, Stream::Stderr, "elsewhere\n");
+    builder.wrote(23, 10, Stream::Stdout, "third\n");
+    builder.add([at(9, 11, What::Ended(Status::Exited(0))), at(30, 12, What::Ended(Status::Exited(0)))], []);
+    let record = builder.build(Ending::Finished, 40);
+    let wrote: Vec<_> = record.events.iter().filter(|event| matches!(event.what, What::Wrote { .. })).collect();
+    let times: Vec<_> = wrote.iter().map(|event| (event.at, event.pid)).collect();
+    assert_eq!(times, [(9, 12), (9, 11), (22, 12), (23, 10)], "the stream's own order stays");
+    let end = record.events.iter().position(|event| event.pid == 11 && matches!(event.what, What::Ended(_)));
+    let write = record.events.iter().position(|event| event.pid == 11 && matches!(event.what, What::Wrote { .. }));
+    assert!(write < end);
+}

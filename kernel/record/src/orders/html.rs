@@ -17,6 +17,10 @@ pub fn draw(orders: &Orders, options: &Options) -> String {
     let id = id(orders, options);
     let mut out = format!("<div class=\"forklab-orders\" id=\"{id}\">\n<style>{}</style>\n", style::css(&id));
     put(&mut out, format_args!("<p class=\"fo-title\"><strong>{}</strong></p>\n", escaped(&text::title(orders), 200)));
+    let unfinished = text::unfinished(orders);
+    if !unfinished.is_empty() {
+        put(&mut out, format_args!("<p class=\"fo-bad\"><strong>{}</strong></p>\n", words::escape(&unfinished)));
+    }
     let sentences = [text::estimate(orders), text::durations(orders)];
     let sentences: Vec<&str> = sentences.iter().map(String::as_str).filter(|one| !one.is_empty()).collect();
     if !sentences.is_empty() {

@@ -69,6 +69,20 @@ fn number(value: f64) -> String {
     }
 }
 
+/// That no run has come to its end, in a sentence; empty where one has.
+pub fn unfinished(orders: &Orders) -> String {
+    match orders.usual() {
+        None | Some(Ending::Finished) => String::new(),
+        Some(usual) if orders.different_runs() == 0 => {
+            format!("No run has come to its end: {}.", self::ending(usual))
+        }
+        Some(usual) => {
+            let (runs, all) = (words::grouped(orders.usual_runs()), words::grouped(orders.runs().len()));
+            format!("No run has come to its end; {runs} of {all} ended so: {}.", self::ending(usual))
+        }
+    }
+}
+
 /// How many runs ended differently, and that they are not among the others.
 pub fn ended_differently(orders: &Orders) -> String {
     let usual = if orders.distinct() == 0 { "" } else { "; shares are of the others" };
@@ -198,7 +212,9 @@ pub fn lines<'a>(left: &'a Order, right: &'a Order, most: usize) -> Vec<Line<'a>
 pub fn draw(orders: &Orders, width: usize) -> String {
     let width = width.max(LEAST_WIDTH);
     let mut out = format!("{}\n", words::cut(&title(orders), width));
-    for sentence in [estimate(orders), durations(orders)].iter().filter(|sentence| !sentence.is_empty()) {
+    for sentence in
+        [unfinished(orders), estimate(orders), durations(orders)].iter().filter(|sentence| !sentence.is_empty())
+    {
         wrapped(sentence, width).iter().for_each(|line| put(&mut out, line));
     }
     let seen = orders.seen();
