@@ -1,20 +1,32 @@
 //! What a process has used: time on the clock, and of processors.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
+use crate::trace::now;
+
 /// What this process has used by now.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
-    at: Instant,
+    at: u64,
     user: Duration,
     system: Duration,
 }
 
-/// What was used between two moments: time on the clock, and processor time in user code and in the system.
-pub type Used = (Duration, Duration, Duration);
+/// What was used between two moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// The first of them: nanoseconds of the monotonic clock.
+    pub began: u64,
+    /// The time between them.
+    pub wall: Duration,
+    /// Processor time in user code.
+    pub user: Duration,
+    /// Processor time in the system.
+    pub system: Duration,
+}
 
 impl Usage {
     /// By now: by all threads of this process, and by those of its children, and theirs, that it has
@@ -26,13 +38,18 @@ impl Usage {
                 .map_or_else(|_| Default::default(), |usage| (whole(usage.user_time()), whole(usage.system_time())))
         };
         let (own, children) = (of(UsageWho::RUSAGE_SELF), of(UsageWho::RUSAGE_CHILDREN));
-        Usage { at: Instant::now(), user: own.0 + children.0, system: own.1 + children.1 }
+        Usage { at: now(), user: own.0 + children.0, system: own.1 + children.1 }
     }
 
     /// What was used since then.
     pub fn since(&self) -> Used {
         let now = Usage::now();
-        (now.at - self.at, now.user.saturating_sub(self.user), now.system.saturating_sub(self.system))
+        Used {
+            began: self.at,
+            wall: Duration::from_nanos(now.at.saturating_sub(self.at)),
+            user: now.user.saturating_sub(self.user),
+            system: now.system.saturating_sub(self.system),
+        }
     }
 }
 
@@ -43,8 +60,10 @@ mod tests {
     #[test]
     fn a_loop_uses_a_processor_and_a_sleep_does_not() {
         let before = Usage::now();
-        while before.since().1 + before.since().2 < Duration::from_millis(20) {}
-        let (wall, user, system) = before.since();
-        assert!(wall > Duration::ZERO && user + system >= Duration::from_millis(20));
+        let processor = |used: Used| used.user + used.system;
+        while processor(before.since()) < Duration::from_millis(20) {}
+        let used = before.since();
+        assert!(used.wall > Duration::ZERO && processor(used) >= Duration::from_millis(20));
+        assert!(used.began > 0 && used.began < now());
     }
 }

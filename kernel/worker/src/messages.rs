@@ -357,6 +357,8 @@ pub struct Report {
 /// What a task has used, as its own process has measured it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
+    /// When it began: nanoseconds of the monotonic clock.
+    pub began: u64,
     /// Time on the clock.
     pub wall: Duration,
     /// Processor time in user code: of the worker, and of children that were waited for.
@@ -366,8 +368,8 @@ pub struct Used {
 }
 
 impl From<forklab_sys::usage::Used> for Used {
-    fn from((wall, user, system): forklab_sys::usage::Used) -> Self {
-        Used { wall, user, system }
+    fn from(used: forklab_sys::usage::Used) -> Self {
+        Used { began: used.began, wall: used.wall, user: used.user, system: used.system }
     }
 }
 
