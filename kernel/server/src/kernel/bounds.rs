@@ -117,7 +117,7 @@ impl Kernel {
             tracing::warn!(text, "nobody to tell");
             return;
         };
-        live.deliver(&self.front, &mut self.buffer);
+        live.deliver(&self.front, &self.recording, &mut self.buffer);
         self.front.stream(Some(&live.parent), Stdio::Stdout, &text);
     }
 }

@@ -115,6 +115,9 @@ impl Kernel {
 
     /// The worker died between two cells, and its variables with it.
     pub(super) fn state_lost(&mut self, how: Exit) {
+        if self.lose_repeating(report::lost_between_cells(how)) {
+            return;
+        }
         self.tell_state_lost();
         self.must_tell.get_or_insert(report::lost_between_cells(how));
     }

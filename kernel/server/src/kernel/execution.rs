@@ -20,9 +20,12 @@ use forklab_worker::messages::{CellId, Limits, Outcome, Report, Task, ToSupervis
 use jupyter_protocol::messaging::{ExecuteInput, ExecuteReply, ExecuteRequest, ReplyError, ReplyStatus};
 
 use super::compiler::{Bundle, State};
+use super::magics::observe::{Repeat, Trace};
 use super::magics::{Cell, MagicError, Script, Step, Wait};
+use super::observing::Time;
 use super::output::Output;
-use super::{Kernel, bounds, processes, report, show};
+use super::repeating::Repeating;
+use super::{Kernel, bounds, processes, recording, report, show};
 use crate::jupyter::Origin;
 use crate::limits;
 
@@ -63,6 +66,17 @@ pub struct Execution {
     rust: Option<String>,
     writers: [OwnedFd; 2],
     results: Vec<Bundle>,
+    /// `%%trace`
+    pub(super) trace: Option<Trace>,
+    /// `%%time`
+    pub(super) time: Time,
+    /// `%%repeat`
+    repeat: Option<Repeat>,
+    pub(super) repeating: Option<Repeating>,
+    /// It was repeated, and what it defines is not kept.
+    pub(super) repeated: bool,
+    /// Whose record is the cell's: its own, or that of the last run of a repeated one.
+    pub(super) record: CellId,
 }
 
 /// A request to run a cell.
@@ -85,6 +99,8 @@ struct Prepared {
 impl Prepared {
     fn with(self, request: Request, execution: u32) -> Execution {
         let Prepared { cell, parsed, limits, writers } = self;
+        // A run that is repeated ends when its code does.
+        let wait = if parsed.repeat.is_some() { None } else { parsed.wait.or_else(wait_of_graders) };
         Execution {
             request,
             execution,
@@ -97,7 +113,7 @@ impl Prepared {
             wait_limited: false,
             begun: None,
             head: parsed.head.into(),
-            wait: parsed.wait.or_else(wait_of_graders),
+            wait,
             limits,
             refused_forks: 0,
             rust: Some(parsed.code).filter(|code| !code.is_empty()),
@@ -105,6 +121,12 @@ impl Prepared {
             stage: Stage::Between,
             results: Vec::new(),
             error: None,
+            trace: parsed.trace,
+            time: Time::wanted(parsed.time),
+            repeat: parsed.repeat,
+            repeating: None,
+            repeated: false,
+            record: cell,
         }
     }
 }
@@ -179,6 +201,11 @@ impl Kernel {
             return Err(error);
         }
         let parsed = Cell::parse(&request.content.code).map_err(|error| report::magic(&error, execution))?;
+        if let Some(repeat) = parsed.repeat.as_ref().filter(|_| !self.checkpoints) {
+            let message =
+                "`%%repeat` goes back to the state before each run, and checkpoints are off: `%checkpoint on`";
+            return Err(report::magic(&MagicError { line: repeat.line, message: message.to_owned() }, execution));
+        }
         let ceiling = self.ceiling.as_ref().map_err(|error| report::kernel(error.to_string()))?;
         let limits = match &parsed.limit {
             Some(words) => limits::parse_cell(words, ceiling)
@@ -186,12 +213,17 @@ impl Kernel {
             None => ceiling.cell,
         };
         let (room, limit) = bounds::room(&limits, &ceiling.notebook, self.written());
-        let (output, writers) =
+        let (mut output, writers) =
             Output::new(room).map_err(|error| report::kernel(format!("no sockets for the cell's output: {error}")))?;
         self.next_cell += 1;
         let cell = CellId(self.next_cell);
         let parent = request.origin.clone();
-        self.outputs.insert(cell, super::LiveOutput { output, parent, limits, limit, ended: false });
+        let coloured = parsed.trace.is_some_and(|trace| trace.colour);
+        if coloured {
+            output.keep_writers();
+        }
+        let live = super::LiveOutput { output, parent, limits, limit, ended: false, hidden: false, coloured };
+        self.outputs.insert(cell, live);
         self.executions.insert(cell, execution);
         Ok(Prepared { cell, parsed, limits, writers })
     }
@@ -257,7 +289,31 @@ impl Kernel {
     fn run_task(&mut self, task: Task) {
         let Some(running) = &mut self.running else { return };
         running.begun.get_or_insert_with(Instant::now);
-        let sent = self.far.run(running.cell, task, self.checkpoints, running.limits, &running.writers);
+        running.time.begin();
+        let (cell, execution, limits) = (running.cell, running.execution, running.limits);
+        let record = self.recording.always || running.trace.is_some();
+        if !self.recording.is_of(cell) {
+            self.recording.write_last_run();
+        }
+        self.recording.begin(cell, execution, self.worker, record);
+        if let Some(live) = self.outputs.get_mut(&cell) {
+            live.output.listen(true);
+        }
+        let checkpoint = self.checkpoints;
+        let run = ToSupervisor::Run { cell, task, checkpoint, limits, record, undo: false, cpus: None, perturb: None };
+        let Some(running) = &self.running else { return };
+        let sent = self.far.run(&run, &running.writers);
+        self.look_at_sent(sent);
+    }
+
+    /// Sends the run of a repeated cell.
+    pub(super) fn send_run(&mut self, run: &ToSupervisor, writers: &[OwnedFd; 2]) {
+        let sent = self.far.run(run, writers);
+        self.look_at_sent(sent);
+    }
+
+    fn look_at_sent(&mut self, sent: io::Result<()>) {
+        let Some(running) = &mut self.running else { return };
         let Err(error) = sent else { return };
         if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
             // The supervisor has ended; that is the next event, and finds the cell in its stage.
@@ -298,14 +354,21 @@ impl Kernel {
     fn run_function(&mut self, library: PathBuf, function: String) {
         match &mut self.running {
             Some(Execution {
-                stage: stage @ (Stage::Compiling(_) | Stage::Settling(_)), interrupted: false, ..
+                stage: stage @ (Stage::Compiling(_) | Stage::Settling(_)),
+                interrupted: false,
+                repeat,
+                repeated: false,
+                ..
             }) => {
                 if let Stage::Compiling(id) | Stage::Settling(id) = *stage {
                     *stage = Stage::Running(id);
                 }
-                self.run_task(Task::Call { library, function });
+                match repeat.clone() {
+                    Some(repeat) => self.begin_repeating(repeat, library, function),
+                    None => self.run_task(Task::Call { library, function }),
+                }
             }
-            // A cell that was interrupted while it was compiled: nothing of it runs.
+            // A cell that was interrupted while it was compiled, or has been repeated: nothing of it runs.
             _ => self.answer_run(&ToRunner::Dropped),
         }
     }
@@ -330,6 +393,10 @@ impl Kernel {
 
     /// A task of the worker's is over.
     pub(super) fn on_ended(&mut self, cell: CellId, outcome: Outcome, refused_forks: u64) {
+        if self.running.as_ref().is_some_and(|running| running.cell == cell && running.repeating.is_some()) {
+            return self.on_run_ended(cell, outcome);
+        }
+        self.recording.end(cell, recording::ending(&outcome), recording::used(&outcome));
         let over_limit = self.error_of_limit(cell, &outcome);
         let Some(running) = self.running.as_mut().filter(|running| running.cell == cell) else {
             tracing::warn!(?cell, "a task ended that nobody waits for");
@@ -337,6 +404,7 @@ impl Kernel {
         };
         running.asking = None;
         running.refused_forks = refused_forks;
+        running.time.end(recording::used(&outcome));
         let error = running.error.take().or(over_limit);
         running.error = error.or_else(|| report::outcome(&outcome, &self.sources));
         let lost = is_lost(&outcome);
@@ -360,11 +428,7 @@ impl Kernel {
                     _ if lost => self.tell_state_lost(),
                     Outcome::Returned(report) => {
                         running.results.extend(bundles(&report));
-                        self.answer_run(&ToRunner::Ran(Ran {
-                            panicked: report.panic.is_some(),
-                            failed: report.error.is_some(),
-                            lost_variables: report.lost_variables,
-                        }));
+                        self.answer_run(&ran(&report));
                     }
                     _ => self.answer_run(&ToRunner::Dropped),
                 }
@@ -407,6 +471,7 @@ impl Kernel {
             }
             Verdict::Repeated => {}
             Verdict::Rejected(rejection) => running.error = running.error.take().or(Some(report::rejected(rejection))),
+            Verdict::RolledBack if running.repeated => {}
             Verdict::RolledBack => {
                 let interrupted = running.interrupted;
                 running.error = running.error.take().or_else(|| {
@@ -446,8 +511,12 @@ impl Kernel {
 
     /// Delivers what was written, then the result or the error, then the reply.
     pub(super) fn finish(&mut self) {
+        self.show_orders();
+        if let Some(cell) = self.running_cell() {
+            self.deliver_last(cell);
+            self.show_record();
+        }
         let Some(running) = self.running.take() else { return };
-        self.deliver_last(running.cell);
         let full = self.full_output(running.cell, &running.limits);
         let Execution { request, results, error, refused, writers, refused_forks, limits, .. } = running;
         // From here on, only processes of the cell hold its sockets open.
@@ -525,8 +594,17 @@ fn count(execution: u32) -> jupyter_protocol::ExecutionCount {
     jupyter_protocol::ExecutionCount::new(execution as usize)
 }
 
+/// What the engine is told of a function that has returned.
+pub(super) fn ran(report: &Report) -> ToRunner {
+    ToRunner::Ran(Ran {
+        panicked: report.panic.is_some(),
+        failed: report.error.is_some(),
+        lost_variables: report.lost_variables.clone(),
+    })
+}
+
 /// Whether the worker has lost its variables.
-fn is_lost(outcome: &Outcome) -> bool {
+pub(super) fn is_lost(outcome: &Outcome) -> bool {
     matches!(
         outcome,
         Outcome::Died { restored: false, .. }

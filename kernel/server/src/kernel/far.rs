@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use forklab_sys::channel::Channel;
 use forklab_sys::process::{self, Pid, Signal};
-use forklab_worker::messages::{CellId, FromSupervisor, Limits, Task, ToSupervisor};
+use forklab_worker::messages::{FromSupervisor, Limits, ToSupervisor};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use super::recording;
 
 /// How long the supervisor may take to end everything below it.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -36,6 +38,7 @@ impl Far {
             .arg("supervisor")
             .arg("--runtime-dir")
             .arg(runtime)
+            .envs(recording::files(runtime))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .process_group(0)
@@ -50,20 +53,12 @@ impl Far {
         self.child.id() as i32
     }
 
-    /// Runs a task with the cell's stdout and stderr.
+    /// Sends a `Run` with the cell's stdout and stderr.
     ///
     /// # Errors
     /// `BrokenPipe` when the supervisor is gone.
-    pub fn run(
-        &self,
-        cell: CellId,
-        task: Task,
-        checkpoint: bool,
-        limits: Limits,
-        writers: &[OwnedFd; 2],
-    ) -> io::Result<()> {
-        let message = ToSupervisor::Run { cell, task, checkpoint, limits, record: false, undo: false, cpus: None, perturb: None };
-        self.channel.send_with(&message, &[writers[0].as_fd(), writers[1].as_fd()])
+    pub fn run(&self, run: &ToSupervisor, writers: &[OwnedFd; 2]) -> io::Result<()> {
+        self.channel.send_with(run, &[writers[0].as_fd(), writers[1].as_fd()])
     }
 
     /// Sends any other message.

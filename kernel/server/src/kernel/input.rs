@@ -60,7 +60,8 @@ impl Kernel {
         let Some(live) = self.outputs.get_mut(&running.cell) else { return };
         live.output.read(&mut self.buffer, super::READ_AT_ONCE);
         let prompt = live.output.take_prompt();
-        super::publish(&self.front, &live.parent, live.output.take_all());
+        let pieces = live.output.take_all();
+        live.publish(&self.front, &self.recording, pieces);
         running.asking = Some(pid.0);
         self.front.request_input(&running.request.origin, &prompt, false);
     }

@@ -13,8 +13,11 @@ mod far;
 mod history;
 mod input;
 mod magics;
+mod observing;
 mod output;
 mod processes;
+mod recording;
+mod repeating;
 mod report;
 mod requests;
 mod show;
@@ -41,6 +44,7 @@ use self::execution::{Execution, Request};
 use self::far::Far;
 use self::history::History;
 use self::output::{Output, Piece, Stream};
+use self::recording::Recording;
 use crate::jupyter::{Connection, FrontEnd, Incoming, Origin};
 use crate::limits::{Ceiling, LimitsError};
 
@@ -85,13 +89,43 @@ struct LiveOutput {
     limit: Reached,
     /// That it is full was dealt with.
     ended: bool,
+    /// Nobody is to see it: the output of a run of `%%repeat`.
+    hidden: bool,
+    /// Each writer's text has the colour of its role.
+    coloured: bool,
 }
 
 impl LiveOutput {
     /// Publishes everything that is in the sockets now.
-    fn deliver(&mut self, front: &FrontEnd, buffer: &mut [u8]) {
+    fn deliver(&mut self, front: &FrontEnd, recording: &Recording, buffer: &mut [u8]) {
         self.output.read(buffer, READ_AT_END);
-        publish(front, &self.parent, self.output.take_all());
+        let pieces = self.output.take_all();
+        self.publish(front, recording, pieces);
+    }
+
+    fn publish(&self, front: &FrontEnd, recording: &Recording, pieces: Vec<Piece>) {
+        for mut piece in pieces {
+            if self.hidden {
+                continue;
+            }
+            if self.coloured {
+                recording.colour(&mut piece);
+            }
+            let name = match piece.stream {
+                Stream::Stdout => Stdio::Stdout,
+                Stream::Stderr => Stdio::Stderr,
+            };
+            front.stream(Some(&self.parent), name, &piece.text);
+        }
+    }
+
+    /// When there is something to publish, if nothing more is read. Coloured text waits for the recorder to
+    /// say whose it is, for a while.
+    fn deadline(&self, recording: &Recording) -> Option<Instant> {
+        let deadline = self.output.deadline()?;
+        let (first, mut writers) = self.output.waiting()?;
+        let unknown = self.coloured && writers.any(|pid| pid > 0 && !recording.knows(pid));
+        Some(if unknown { deadline.max(first + recording::HOLD_COLOUR) } else { deadline })
     }
 }
 
@@ -115,6 +149,7 @@ struct Kernel {
     /// The cells' sources, for the lines of errors.
     sources: report::Sources,
     history: History,
+    recording: Recording,
     count: u32,
     next_cell: u64,
     /// Something that happened between cells and that the next cell's person has to know.
@@ -168,6 +203,7 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let ceiling = Ceiling::load();
     let far = Far::start(&crate::cli::cells_program(), runtime.path(), bounds::of_notebook(&ceiling))?;
     let compiler = Compiler::start(&program, runtime.path())?;
+    let recording = Recording::new(runtime.path());
     let kernel = Kernel {
         front,
         signals,
@@ -183,6 +219,7 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         waiting_analyses: VecDeque::new(),
         sources: report::Sources::new(),
         history: History::default(),
+        recording,
         count: 0,
         next_cell: 0,
         must_tell: None,
@@ -253,7 +290,7 @@ impl Kernel {
         if self.running.is_none() && !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
-        let output = self.outputs.values().filter_map(|live| live.output.deadline()).min();
+        let output = self.outputs.values().filter_map(|live| live.deadline(&self.recording)).min();
         let next = [output, self.end_of_wait()].into_iter().flatten().min();
         next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
@@ -315,7 +352,7 @@ impl Kernel {
             Ok(Some(FromSupervisor::Ended { cell, outcome, refused_forks })) => {
                 self.on_ended(cell, outcome, refused_forks);
             }
-            Ok(Some(FromSupervisor::Recorded { .. })) => {}
+            Ok(Some(FromSupervisor::Recorded { cell, events, gaps })) => self.recording.add(cell, events, gaps),
             Ok(Some(FromSupervisor::WantsInput { pid, cell })) => self.on_wants_input(pid, cell),
             Ok(Some(FromSupervisor::InputCancelled { pid })) => self.on_input_cancelled(pid),
             Ok(Some(FromSupervisor::Worker { pid })) => {
@@ -396,8 +433,12 @@ impl Kernel {
 
     /// Publishes what has waited long enough, and forgets cells that nobody can write to.
     fn send_ready_output(&mut self, now: Instant) {
+        self.hear_all();
         for live in self.outputs.values_mut() {
-            publish(&self.front, &live.parent, live.output.ready(now));
+            if live.deadline(&self.recording).is_some_and(|deadline| deadline <= now) || !live.coloured {
+                let pieces = live.output.ready(now);
+                live.publish(&self.front, &self.recording, pieces);
+            }
         }
         let running = self.running_cell();
         let mut written = 0;
@@ -414,7 +455,7 @@ impl Kernel {
     /// write(2) returns, and the worker reports after that.
     fn deliver_all(&mut self, cell: CellId) {
         if let Some(live) = self.outputs.get_mut(&cell) {
-            live.deliver(&self.front, &mut self.buffer);
+            live.deliver(&self.front, &self.recording, &mut self.buffer);
         }
     }
 
@@ -425,7 +466,8 @@ impl Kernel {
         live.output.read(&mut self.buffer, READ_AT_END);
         let worker = self.worker;
         live.output.end_characters(|pid| pid == worker || !Path::new(&format!("/proc/{pid}")).exists());
-        publish(&self.front, &live.parent, live.output.take_all());
+        let pieces = live.output.take_all();
+        live.publish(&self.front, &self.recording, pieces);
     }
 
     /// Ends what a dead supervisor or engine has left to us: everything below this process that is
@@ -457,21 +499,11 @@ impl Kernel {
         cgroup::remove_folders(&self.groups);
         self.compiler.leave();
         for (_, mut live) in std::mem::take(&mut self.outputs) {
-            live.deliver(&self.front, &mut self.buffer);
+            live.deliver(&self.front, &self.recording, &mut self.buffer);
         }
         self.front.close();
         if let Err(error) = self.runtime.close() {
             tracing::warn!(%error, "the runtime directory was not removed");
         }
-    }
-}
-
-fn publish(front: &FrontEnd, parent: &Origin, pieces: Vec<Piece>) {
-    for piece in pieces {
-        let name = match piece.stream {
-            Stream::Stdout => Stdio::Stdout,
-            Stream::Stderr => Stdio::Stderr,
-        };
-        front.stream(Some(parent), name, &piece.text);
     }
 }

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use forklab_sys::capture::{self, Capture, Piece as Found};
+use forklab_sys::trace::now;
 
 /// Text waits this long for more of it.
 const GATHER: Duration = Duration::from_millis(15);
@@ -37,6 +38,21 @@ pub struct Piece {
     /// Where it was written.
     pub stream: Stream,
     /// What was written.
+    pub text: String,
+    /// By whom; 0 for the kernel's own text, and for several writers where they are not kept apart.
+    pub pid: i32,
+}
+
+/// Something that a process has written, for the record.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When it was read: nanoseconds of the monotonic clock.
+    pub at: u64,
+    /// By whom.
+    pub pid: i32,
+    /// Where.
+    pub stream: Stream,
+    /// What, in whole characters.
     pub text: String,
 }
 
@@ -64,6 +80,26 @@ impl Output {
         let sources = [Some(stdout), Some(stderr)];
         let output = Output { sources, text: Text::default(), room, taken: 0, full: false };
         Ok((output, [stdout_writer, stderr_writer]))
+    }
+
+    /// Keeps what processes write for [`Output::take_heard`] as well, or does not any more.
+    pub fn listen(&mut self, listen: bool) {
+        self.text.heard = if listen { Some(self.text.heard.take().unwrap_or_default()) } else { None };
+    }
+
+    /// What processes have written since the last call.
+    pub fn take_heard(&mut self) -> Vec<Heard> {
+        self.text.heard.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Keeps the texts of several writers apart from here on.
+    pub fn keep_writers(&mut self) {
+        self.text.keep_writers = true;
+    }
+
+    /// The writers of what waits to be sent, and since when the first of it does.
+    pub fn waiting(&self) -> Option<(Instant, impl Iterator<Item = i32>)> {
+        self.text.first.map(|first| (first, self.text.pieces.iter().map(|piece| piece.pid)))
     }
 
     /// The descriptors to wait for, while there is room for what they hold.
@@ -134,7 +170,7 @@ impl Output {
 
     /// Text of the kernel's that belongs between the processes' output, such as a scripted answer.
     pub fn insert(&mut self, text: &str) {
-        self.text.push(Stream::Stdout, text);
+        self.text.push(Stream::Stdout, 0, text);
     }
 
     /// Gives up the characters that these writers have begun.
@@ -155,6 +191,11 @@ impl Output {
     /// Everything that was read, whole lines or not. Begun characters stay with their writers.
     pub fn take_all(&mut self) -> Vec<Piece> {
         self.text.take_all()
+    }
+
+    /// Whether what was written ends with a whole line, or nothing was written.
+    pub fn at_line_start(&self) -> bool {
+        self.text.line.is_empty()
     }
 
     /// The unfinished line, as the prompt of a process that waits for input. If it has not been
@@ -181,6 +222,10 @@ struct Text {
     begun: HashMap<(Stream, i32), Vec<u8>>,
     /// The unfinished line over both streams, sent or not.
     line: String,
+    /// What was written, if somebody wants it.
+    heard: Option<Vec<Heard>>,
+    /// Whether pieces are one writer's.
+    keep_writers: bool,
 }
 
 impl Text {
@@ -219,13 +264,21 @@ impl Text {
                 }
             }
         }
-        self.push(stream, &text);
+        self.hear(stream, pid, &text);
+        self.push(stream, pid, &text);
     }
 
-    fn push(&mut self, stream: Stream, text: &str) {
+    fn hear(&mut self, stream: Stream, pid: i32, text: &str) {
+        if let Some(heard) = self.heard.as_mut().filter(|_| !text.is_empty()) {
+            heard.push(Heard { at: now(), pid, stream, text: text.to_owned() });
+        }
+    }
+
+    fn push(&mut self, stream: Stream, pid: i32, text: &str) {
         if text.is_empty() {
             return;
         }
+        let pid = if self.keep_writers { pid } else { 0 };
         let now = Instant::now();
         self.first.get_or_insert(now);
         self.last = Some(now);
@@ -239,16 +292,18 @@ impl Text {
             self.line.drain(..cut);
         }
         match self.pieces.last_mut() {
-            Some(piece) if piece.stream == stream => piece.text.push_str(text),
-            _ => self.pieces.push(Piece { stream, text: text.to_owned() }),
+            Some(piece) if (piece.stream, piece.pid) == (stream, pid) => piece.text.push_str(text),
+            _ => self.pieces.push(Piece { stream, text: text.to_owned(), pid }),
         }
     }
 
     /// The writers are gone: what they had begun will never be a character.
     fn end(&mut self, gone: impl Fn(Stream, i32) -> bool) {
-        let broken: Vec<Stream> = self.begun.extract_if(|key, _| gone(key.0, key.1)).map(|(key, _)| key.0).collect();
-        for stream in broken {
-            self.push(stream, "\u{FFFD}");
+        let broken: Vec<(Stream, i32)> =
+            self.begun.extract_if(|key, _| gone(key.0, key.1)).map(|(key, _)| key).collect();
+        for (stream, pid) in broken {
+            self.hear(stream, pid, "\u{FFFD}");
+            self.push(stream, pid, "\u{FFFD}");
         }
     }
 
@@ -282,7 +337,7 @@ impl Text {
         let piece = self.pieces.last_mut()?;
         let from = piece.text.rfind('\n').map_or(0, |end| end + 1);
         let text = piece.text.split_off(from);
-        let held = (!text.is_empty()).then_some(Piece { stream: piece.stream, text });
+        let held = (!text.is_empty()).then_some(Piece { stream: piece.stream, text, pid: piece.pid });
         if piece.text.is_empty() {
             self.pieces.pop();
         }
@@ -342,6 +397,18 @@ mod tests {
         text.write(Stream::Stderr, 1, b"b");
         text.write(Stream::Stdout, 1, b"c");
         assert_eq!(texts(text.take_all()), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn writers_are_heard_and_kept_apart_where_that_is_wanted() {
+        let mut text = Text { heard: Some(Vec::new()), keep_writers: true, ..Text::default() };
+        text.write(Stream::Stdout, 1, b"a\xc3");
+        text.write(Stream::Stdout, 2, b"b");
+        text.write(Stream::Stdout, 1, b"\xa9");
+        let pieces: Vec<_> = text.take_all().into_iter().map(|piece| (piece.pid, piece.text)).collect();
+        assert_eq!(pieces, [(1, "a".to_owned()), (2, "b".to_owned()), (1, "é".to_owned())]);
+        let heard = text.heard.expect("it was wanted");
+        assert!(heard.is_sorted_by_key(|heard| heard.at) && heard[2].text == "é" && heard[2].pid == 1, "{heard:?}");
     }
 
     #[test]

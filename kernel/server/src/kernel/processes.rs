@@ -36,6 +36,9 @@ impl Kernel {
                 };
                 return self.say_and_go_on(text);
             }
+            LineMagic::Timeline => return self.timeline(),
+            LineMagic::Export(export) => return self.export(export),
+            LineMagic::Record(wanted) => return self.record(*wanted),
             LineMagic::LsMagic | LineMagic::Help(_) => {
                 let text = magic.text().unwrap_or_default();
                 return self.say_and_go_on(&format!("{}\n", text.trim_end()));
@@ -50,7 +53,7 @@ impl Kernel {
         }
     }
 
-    fn say_and_go_on(&mut self, text: &str) {
+    pub(super) fn say_and_go_on(&mut self, text: &str) {
         self.say(text);
         if let Some(running) = &mut self.running {
             running.stage = Stage::Between;
@@ -59,7 +62,7 @@ impl Kernel {
     }
 
     /// Text of the kernel's own among the running cell's output.
-    fn say(&mut self, text: &str) {
+    pub(super) fn say(&mut self, text: &str) {
         let Some(cell) = self.running_cell() else { return };
         self.deliver_all(cell);
         if let Some(live) = self.outputs.get_mut(&cell) {

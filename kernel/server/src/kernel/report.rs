@@ -122,6 +122,17 @@ pub fn strangers(pids: &str, the_worker: bool) -> ReplyError {
     error("NoSuchProcess", what, ["`%ps` lists the processes that can be ended".to_owned()])
 }
 
+/// The person ended a repetition.
+pub fn repeat_interrupted(done: usize, asked: usize) -> ReplyError {
+    let what = format!("the repetition was interrupted after {done} of {asked} runs; what they did is shown above");
+    error("Interrupted", what, [])
+}
+
+/// `%export` could not write.
+pub fn export(message: impl Into<String>) -> ReplyError {
+    error("ExportError", message, [])
+}
+
 /// The cell has finished, and no other could have followed it in the same process.
 fn stranded(hindrance: Hindrance, restored: bool) -> ReplyError {
     let left = match hindrance {

@@ -147,12 +147,36 @@ impl Kernel {
         if code.len() > LONGEST_CELL {
             return self.unanswered(&Analysis { origin: origin.clone(), kind, code: String::new(), cursor });
         }
+        if self.answer_in_magic(kind, origin, code, cursor) {
+            return;
+        }
         let analysis = Analysis { origin: origin.clone(), kind, code: blank_magics(code), cursor };
         if self.running.is_some() || matches!(self.compiler.state(), State::Failed(_)) {
             return self.unanswered(&analysis);
         }
         self.waiting_analyses.push_back(analysis);
         self.send_next_analysis();
+    }
+
+    /// Answers what is asked about a magic, for which nobody else is needed. Returns whether it was that.
+    fn answer_in_magic(&self, kind: AnalysisKind, origin: &Origin, code: &str, cursor: usize) -> bool {
+        let position = byte_offset(code, cursor);
+        match kind {
+            AnalysisKind::Complete => {
+                let Some(found) = magics::complete::complete(code, position) else { return false };
+                let matches: Vec<(String, String)> =
+                    found.matches.into_iter().map(|(text, _)| (text, "magic".to_owned())).collect();
+                let start = codepoint_offset(code, found.start);
+                self.front.reply(origin, complete_reply(start, cursor.max(start), &matches));
+            }
+            AnalysisKind::Inspect => {
+                let Some(text) = magics::complete::inspect(code, position) else { return false };
+                let data = show::media(BTreeMap::from([("text/plain".to_owned(), text)]));
+                self.front.reply(origin, InspectReply { found: true, data, ..InspectReply::default() });
+            }
+        }
+        self.front.idle(origin);
+        true
     }
 
     /// Sends the engine the next analysis that waits, if it is free.
@@ -179,12 +203,7 @@ impl Kernel {
     pub(super) fn on_completed(&mut self, id: u64, start: usize, end: usize, matches: &[(String, String)]) {
         let Some(Analysis { origin, code, .. }) = self.analyses.remove(&id) else { return };
         let (start, end) = (codepoint_offset(&code, start), codepoint_offset(&code, end));
-        let typed = |(text, kind): &(String, String)| serde_json::json!({"text": text, "type": kind, "start": start, "end": end});
-        let types: Vec<serde_json::Value> = matches.iter().map(typed).collect();
-        let mut reply = CompleteReply { cursor_start: start, cursor_end: end, ..CompleteReply::default() };
-        // What JupyterLab and IPython agreed on for the kinds of completions.
-        reply.metadata.insert("_jupyter_types_experimental".into(), types.into());
-        reply.matches = matches.iter().map(|(text, _)| text.clone()).collect();
+        let reply = complete_reply(start, end, matches);
         self.front.reply(&origin, reply);
         self.front.idle(&origin);
     }
@@ -224,6 +243,18 @@ impl Kernel {
         }
         self.drop_waiting_analyses();
     }
+}
+
+/// What may stand between two codepoints, each with its kind.
+fn complete_reply(start: usize, end: usize, matches: &[(String, String)]) -> CompleteReply {
+    let typed =
+        |(text, kind): &(String, String)| serde_json::json!({"text": text, "type": kind, "start": start, "end": end});
+    let types: Vec<serde_json::Value> = matches.iter().map(typed).collect();
+    let mut reply = CompleteReply { cursor_start: start, cursor_end: end, ..CompleteReply::default() };
+    // What JupyterLab and IPython agreed on for the kinds of completions.
+    reply.metadata.insert("_jupyter_types_experimental".into(), types.into());
+    reply.matches = matches.iter().map(|(text, _)| text.clone()).collect();
+    reply
 }
 
 /// The request to run a cell that a message is, or the message.

@@ -1,6 +1,7 @@
 //! Results and errors as Jupyter's messages.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use jupyter_protocol::media::Media;
 use jupyter_protocol::messaging::{
@@ -32,6 +33,14 @@ pub fn media(bundle: Bundle) -> Media {
     };
     let object: serde_json::Map<String, serde_json::Value> = bundle.into_iter().map(value).collect();
     serde_json::from_value(serde_json::Value::Object(object)).unwrap_or_default()
+}
+
+/// A file's name as a person writes it: `~/` is the home directory.
+pub fn home_expanded(file: &Path) -> PathBuf {
+    match (file.strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(rest), Some(home)) => PathBuf::from(home).join(rest),
+        _ => file.to_owned(),
+    }
 }
 
 /// An error as it is published.

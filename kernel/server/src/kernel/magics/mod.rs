@@ -3,6 +3,8 @@
 //! Nothing here runs anything. Lines that are taken out are left blank, so that every line that
 //! remains keeps its number and compile errors point where the person looks.
 
+pub mod complete;
+pub mod observe;
 mod read;
 mod rust;
 pub mod table;
@@ -10,6 +12,7 @@ pub mod table;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use observe::{Export, Repeat, Trace};
 use rust::Rust;
 
 /// What a cell asks for.
@@ -28,6 +31,12 @@ pub struct Cell {
     /// The line of the first `%%limit`, counted from 1, for the error that `limits::parse_cell`
     /// may give; 0 without one.
     pub limit_line: usize,
+    /// `%%trace`
+    pub trace: Option<Trace>,
+    /// `%%time`
+    pub time: bool,
+    /// `%%repeat`
+    pub repeat: Option<Repeat>,
 }
 
 /// One thing to do before the Rust code.
@@ -48,6 +57,12 @@ pub enum LineMagic {
     Kill(Who),
     /// `%checkpoint on`, `off`, or, with `None`, the question which of them is in force.
     Checkpoint(Option<bool>),
+    /// `%timeline`
+    Timeline,
+    /// `%export`
+    Export(Export),
+    /// `%record on`, `off`, or the question.
+    Record(Option<bool>),
     /// `%lsmagic`, answered by [`table::list`].
     LsMagic,
     /// `%name?`, answered by [`LineMagic::text`]. The name is one of the table's, without percent signs.
@@ -125,7 +140,24 @@ impl Cell {
         if !code.trim().is_empty() {
             cell.code = code;
         }
+        cell.check()?;
         Ok(cell)
+    }
+
+    /// What the magics ask for together.
+    fn check(&self) -> Result<(), MagicError> {
+        let Some(repeat) = &self.repeat else { return Ok(()) };
+        let wrong = |message: &str| Err(MagicError { line: repeat.line, message: message.to_owned() });
+        if self.code.is_empty() {
+            return wrong("there is nothing to repeat: `%%repeat` repeats the cell's Rust code");
+        }
+        if self.wait.is_some() {
+            return wrong(
+                "`%%repeat` and `%%wait` do not go together: a run ends when the code does, so have the code wait for \
+                 its children",
+            );
+        }
+        Ok(())
     }
 
     fn magic(&mut self, line: &str, number: usize) -> Result<(), String> {
@@ -133,6 +165,9 @@ impl Cell {
         self.head.extend(magic.map(Step::Magic));
         if self.limit.is_some() && self.limit_line == 0 {
             self.limit_line = number;
+        }
+        if let Some(repeat) = self.repeat.as_mut().filter(|repeat| repeat.line == 0) {
+            repeat.line = number;
         }
         Ok(())
     }
@@ -144,7 +179,7 @@ impl LineMagic {
         match self {
             LineMagic::LsMagic => Some(table::list()),
             LineMagic::Help(name) => table::named(name).map(table::Magic::text),
-            LineMagic::Ps | LineMagic::Kill(_) | LineMagic::Checkpoint(_) => None,
+            _ => None,
         }
     }
 }

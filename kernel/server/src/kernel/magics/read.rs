@@ -5,6 +5,7 @@
 use super::table::{self, Kind};
 use super::{Cell, LineMagic, Wait, Who};
 use crate::limits::values;
+use crate::nearest::nearest;
 
 pub fn limit(cell: &mut Cell, words: &[String]) -> Result<(), String> {
     if words.is_empty() {
@@ -21,9 +22,8 @@ pub fn stdin(cell: &mut Cell, words: &[String]) -> Result<(), String> {
         match word.as_str() {
             "--always" => script.always = true,
             option if option.starts_with("--") => {
-                return Err(format!(
-                    "`%%stdin` has no option `{option}`; it has `--always`. Quote an answer that begins with dashes after a space"
-                ));
+                let no_option = no_option("stdin", option);
+                return Err(format!("{no_option}. Quote an answer that begins with dashes after a space"));
             }
             answer => script.answers.push_back(answer.to_owned()),
         }
@@ -44,12 +44,17 @@ pub fn wait(cell: &mut Cell, words: &[String]) -> Result<(), String> {
 }
 
 pub fn checkpoint(words: &[String]) -> Result<LineMagic, String> {
+    switch("%checkpoint", words).map(LineMagic::Checkpoint)
+}
+
+/// `on`, `off`, or, with `None`, the question which of them is in force.
+pub fn switch(name: &str, words: &[String]) -> Result<Option<bool>, String> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
-        [] => Ok(LineMagic::Checkpoint(None)),
-        ["on"] => Ok(LineMagic::Checkpoint(Some(true))),
-        ["off"] => Ok(LineMagic::Checkpoint(Some(false))),
-        _ => Err(format!("`%checkpoint` takes `on`, `off` or nothing, not `{}`", words.join(" "))),
+        [] => Ok(None),
+        ["on"] => Ok(Some(true)),
+        ["off"] => Ok(Some(false)),
+        _ => Err(format!("`{name}` takes `on`, `off` or nothing, not `{}`", words.join(" "))),
     }
 }
 
@@ -78,7 +83,20 @@ pub fn ps(words: &[String]) -> Result<LineMagic, String> {
     none("%ps", words, LineMagic::Ps)
 }
 
-fn none(name: &str, words: &[String], magic: LineMagic) -> Result<LineMagic, String> {
+/// Why `word` is no option of a magic of the table.
+pub fn no_option(name: &str, word: &str) -> String {
+    let Some(magic) = table::named(name) else { return format!("there is no option `{word}`") };
+    let (written, usage) = (magic.written(), magic.usage);
+    let options = magic.options.iter().map(|(option, _)| *option);
+    match nearest(word, options) {
+        Some(right) => {
+            format!("`{written}` has no option `{word}`; did you mean `{right}`? It is written `{usage}`")
+        }
+        None => format!("`{written}` has no option `{word}`; it is written `{usage}`"),
+    }
+}
+
+pub fn none(name: &str, words: &[String], magic: LineMagic) -> Result<LineMagic, String> {
     match words.first() {
         None => Ok(magic),
         Some(word) => Err(format!("`{name}` takes nothing behind it, and there is `{word}`")),
