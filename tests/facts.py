@@ -29,6 +29,32 @@ def marked(mark: str) -> list:
     return [pid for folder in Path("/proc").glob("[0-9]*") if mark in marks(pid := int(folder.name))]
 
 
+def command(pid: int) -> list:
+    """The words with which a process was started."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def forked_for(kernel: list) -> list:
+    """The engines that a zygote has forked for a kernel with these processes. They carry the zygote's
+    environment and no mark; they build below the kernel's directory."""
+    commands = [words for pid in kernel if "--runtime-dir" in (words := command(pid))]
+    directories = tuple(f"{words[words.index('--runtime-dir') + 1]}/" for words in commands)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        if not directories or "--zygote" not in command(int(folder.name)):
+            continue
+        try:
+            links = [os.readlink(link) for link in (folder / "fd").iterdir()]
+        except OSError:
+            continue
+        if any(link.startswith(directories) for link in links):
+            found.append(int(folder.name))
+    return found
+
+
 class Stat:
     """What /proc/PID/stat says."""
 
@@ -66,11 +92,8 @@ def below(pid: int, processes: dict | None = None) -> dict:
 
 def role(pid: int) -> str:
     """The subcommand with which a process of ours was started."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return ""
-    return words[1].decode(errors="replace") if len(words) > 1 else ""
+    words = command(pid)
+    return words[1] if len(words) > 1 else ""
 
 
 def descriptors(pid: int) -> int:

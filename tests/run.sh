@@ -143,7 +143,8 @@ prepare_environment() {
     export JUPYTER_PATH=$FORKLAB_TEST_PREFIX/share/jupyter JUPYTER_DATA_DIR=$work/data
     export JUPYTER_CONFIG_DIR=$work/config JUPYTER_RUNTIME_DIR=$work/runtime IPYTHONDIR=$work/ipython
     FORKLAB_TEST_RUN=$(cat /proc/sys/kernel/random/uuid)
-    export FORKLAB_TEST_RUN
+    # A zygote outlives its kernels; the tests that are about it switch it on.
+    export FORKLAB_TEST_RUN FORKLAB_ZYGOTE=off
     unset NBGRADER_EXECUTION RUST_BACKTRACE VIRTUAL_ENV CONDA_PREFIX
 }
 

@@ -117,6 +117,28 @@ def test_doctor_names_what_is_missing_and_what_to_do(prefix, tmp_path):
     assert "https://rustup.rs" in seen.stdout
 
 
+def test_warm_starts_a_compiler_ahead_and_ends_it(installed, tmp_path, monkeypatch):
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    environment = {"FORKLAB_ZYGOTE": "on", "XDG_RUNTIME_DIR": str(runtime)}
+    program = installed / "bin/forklab"
+    assert "none yet" in call(program, "doctor", **environment).stdout
+    assert call(program, "warm", "--status", **environment).returncode == 1
+    try:
+        started = call(program, "warm", **environment)
+        assert started.stdout.startswith("warm: process "), started.stderr
+        assert "warm: process" in call(program, "doctor", **environment).stdout
+        # What Jupyter starts has the kernelspec's environment, and finds it.
+        monkeypatch.setenv("JUPYTER_PATH", str(installed / "share/jupyter"))
+        with Kernel(env={**os.environ, **environment}) as kernel:
+            assert kernel.run("40 + 2").good().value == "42"
+        assert "1 engines forked" in call(program, "warm", "--status", **environment).stdout
+    finally:
+        stopped = call(program, "warm", "--stop", **environment)
+    assert stopped.stdout == "stopped\n"
+    assert not any(runtime.iterdir())
+
+
 def test_install_sh_says_how_it_is_used():
     script = Path(__file__).resolve().parent.parent / "install.sh"
     assert call(script, "--help").stdout.startswith("Usage:")

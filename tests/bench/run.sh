@@ -66,6 +66,10 @@ prepare_programs() {
 
 prepare_python
 prepare_kernel "$prefix"
+# `forklab` is measured with a zygote and `forklab-cold` without. It is there before anything is measured, so
+# that it warms up beside nothing.
+trap '"$prefix/bin/forklab" warm --stop >&2 || true; rm -rf -- "$work"' EXIT
+"$prefix/bin/forklab" warm >&2
 [[ $with_evcxr == no ]] || prepare_evcxr
 prepare_programs
 export FORKLAB_BENCH_LIBRARY=$prefix/share/forklab/library/forklab

@@ -186,7 +186,8 @@ class Subject:
 
     def processes(self) -> list:
         """Every process of this kernel's, those that outlive it by design left out."""
-        return [pid for pid in facts.marked(self.mark) if facts.role(pid) not in ("zygote", "warm")]
+        kernel = facts.marked(self.mark)
+        return sorted({*kernel, *facts.forked_for(kernel)})
 
     def settle(self, patience: float = 20.0):
         """Waits until the kernel's processes have stopped working: what follows is not slowed by

@@ -25,4 +25,6 @@ done
 
 prepare_python
 prepare_kernel "$prefix"
+# A zygote outlives its kernels.
+export FORKLAB_ZYGOTE=off
 "$python" tests/soak/soak.py "${arguments[@]}"

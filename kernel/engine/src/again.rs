@@ -65,11 +65,13 @@ impl Again {
         self.settings += 1;
     }
 
-    /// The server says how often the worker's variables were lost. evcxr hears of it in another way.
-    pub fn hear_of_losses(&mut self, losses: u64) {
-        if losses != std::mem::replace(&mut self.losses, losses) {
+    /// The server says how often the worker's variables were lost. Whether they were since it was last said.
+    pub fn hear_of_losses(&mut self, losses: u64) -> bool {
+        let lost = losses != std::mem::replace(&mut self.losses, losses);
+        if lost {
             self.forget();
         }
+        lost
     }
 
     /// What running a cell will come to, if that is known.

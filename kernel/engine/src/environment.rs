@@ -5,7 +5,9 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use forklab_sys::alone::set_variable;
@@ -42,6 +44,9 @@ const UNWANTED: &[&str] = &[
 /// them `Errno` is not there, and no variable can hold a `nix::Result`.
 const ANALYSIS_FLAGS: &str = "--cfg linux --cfg linux_android";
 
+/// Below the build directory.
+pub(crate) const NOTED: &str = ".forklab-environment";
+
 /// The places below the build directory that are ours and not evcxr's.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -68,6 +73,11 @@ impl Places {
     /// Where runners keep the number of the last reset.
     pub fn epoch(&self) -> PathBuf {
         self.build.join(".forklab-epoch")
+    }
+
+    /// The environment with which the engine has begun, see [`note`].
+    pub fn environment(&self) -> PathBuf {
+        self.build.join(NOTED)
     }
 
     /// Where evcxr looks for a person's configuration, which would change what cells mean.
@@ -102,6 +112,25 @@ pub fn set(places: &Places, library: Option<&Path>) -> io::Result<()> {
 /// `ResourceBusy` when there is more than one thread.
 pub fn name_engine() -> io::Result<()> {
     set_variable(ENGINE_VARIABLE, Some(OsStr::new(&Pid::this().to_string())))
+}
+
+/// Notes this process's environment in its build directory, as `/proc/self/environ` would have it. What a
+/// cargo finds in its own beyond that came later: from evcxr, or from a person's `:build_env`.
+///
+/// # Errors
+/// Those of writing a file.
+pub fn note(places: &Places) -> io::Result<()> {
+    let mut noted = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        noted.extend_from_slice(&[name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat());
+    }
+    let path = places.environment();
+    // It holds what the kernel was given, tokens among it, and is no later reader's but ours.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::options().create_new(true).write(true).mode(0o600).open(path)?.write_all(&noted)
 }
 
 /// The file that this process runs.

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use evcxr::{CommandContext, EvalOutputs};
+use evcxr::{CommandContext, EvalContext, EvalOutputs};
 use forklab_sys::alone;
 use forklab_sys::channel::{Channel, Received};
 use forklab_sys::pages::Pages;
@@ -33,6 +33,7 @@ use crate::standby::{self, Standby};
 use crate::start::{self, HiddenStd, Started};
 use crate::template::Data;
 use crate::wrapper;
+use crate::zygote::Place;
 
 /// How long the server may take to send a cell that waits for the engine.
 const TIME_FOR_A_WAITING_CELL: Duration = Duration::from_millis(50);
@@ -48,12 +49,15 @@ const COPIED_AT_ONCE: usize = 4 << 20;
 /// More than a cell writes; then it is not known what it has written.
 const MOST_COPIED: usize = 256 << 20;
 
+/// How long a runner that was killed may take to be gone.
+const RUNNER_ENDS: Duration = Duration::from_secs(5);
+
 /// The status with which an engine leaves that cannot go on, and that of one whose state may be
 /// broken by a panic.
 const FAILED: i32 = 1;
 const BROKEN: i32 = 101;
 
-type Peer = Channel<FromEngine, ToEngine>;
+pub(crate) type Peer = Channel<FromEngine, ToEngine>;
 
 /// The role `engine`: serves until the channel closes. To be called while the process has one thread.
 ///
@@ -71,20 +75,24 @@ pub fn main(
     // An engine that waits for cargo does not see the channel close.
     role::receive_when_parent_dies(Signal::KILL)?;
     let channel = Channel::new(channel);
-    match Engine::start(&channel, runner_channel, build_dir, data_dir) {
+    match Engine::start(&channel, runner_channel, build_dir, data_dir, |_| {}) {
         Ok(engine) => engine.serve(channel),
         Err(message) => channel.send(&FromEngine::Failed { message }),
     }
 }
 
-struct Engine {
-    places: Places,
+pub(crate) struct Engine {
+    pub(crate) places: Places,
     data: Option<Data>,
     /// The runner's epoch, as its file had it when a cell was last begun.
-    epoch: Option<Vec<u8>>,
-    context: CommandContext,
-    runner: Arc<Mutex<Child>>,
-    noise: Noise,
+    pub(crate) epoch: Option<Vec<u8>>,
+    pub(crate) context: CommandContext,
+    pub(crate) runner: Arc<Mutex<Child>>,
+    pub(crate) noise: Noise,
+    /// How it ends with its server.
+    pub(crate) leash: Leash,
+    /// Where it builds, if it came from a zygote. Its rust-analyzer knows the standard library already then.
+    pub(crate) place: Option<Place>,
     /// The cells whose code is part of evcxr's state, oldest first.
     cells: Vec<Cell>,
     again: Again,
@@ -97,15 +105,25 @@ struct Engine {
     has_copied: bool,
 }
 
+/// How an engine, which waits for cargo for seconds, ends at once when its server dies.
+pub(crate) enum Leash {
+    /// It is the server's child, or will be when the engine that it came from is gone.
+    Parent,
+    /// It came from a zygote. The other end of this is the server's, and closes with it.
+    Line(UnixStream),
+}
+
 /// What evcxr says of a cell, or its panic.
 type Evaluated = thread::Result<Result<EvalOutputs, evcxr::Error>>;
 
 impl Engine {
-    fn start(
+    /// Starts evcxr. Before cells are let in, `rehearse` may have it evaluate some that are not run.
+    pub(crate) fn start(
         channel: &Peer,
         runner_channel: UnixStream,
         build: PathBuf,
         data: Option<PathBuf>,
+        rehearse: impl FnOnce(&mut EvalContext),
     ) -> Result<Engine, String> {
         let places = Places { build };
         let data = data.as_deref().map(Data::at);
@@ -115,6 +133,7 @@ impl Engine {
             |payload: Box<dyn Any + Send>| format!("evcxr cannot start: {}", panic_message(payload.as_ref()));
         let prepared = start::fill(&places, data.as_ref()).map_err(unable)?;
         environment::set(&places, data.as_ref().map(|data| data.library.as_path()))
+            .and_then(|()| environment::note(&places))
             .and_then(|()| environment::silence_stdout())
             .map_err(unable)?;
         let noise = Noise::capture().map_err(unable)?;
@@ -127,24 +146,23 @@ impl Engine {
         hidden.map_or(Ok(()), HiddenStd::show).map_err(unable)?;
         let context = opened.map_err(panicked)?.map_err(evcxrs)?;
         let copy = duplicate(channel).map_err(unable)?;
-        let started = noise.during(copy, || start::complete(context, &places, data.as_ref(), prepared));
+        let started = noise.during(copy, || start::complete(context, &places, data.as_ref(), prepared, rehearse));
         let Started { context, runner } = started.map_err(unable)?.map_err(panicked)?.map_err(evcxrs)?;
-        let (cells, standbys) = (Vec::new(), Vec::new());
-        let (again, lacks_standby) = (Again::default(), true);
-        let (epoch, shared, has_copied) = (None, Pages::default(), false);
         Ok(Engine {
             places,
             data,
-            epoch,
+            epoch: None,
             context,
             runner,
             noise,
-            cells,
-            again,
-            standbys,
-            lacks_standby,
-            shared,
-            has_copied,
+            leash: Leash::Parent,
+            place: None,
+            cells: Vec::new(),
+            again: Again::default(),
+            standbys: Vec::new(),
+            lacks_standby: true,
+            shared: Pages::default(),
+            has_copied: false,
         })
     }
 
@@ -153,7 +171,7 @@ impl Engine {
     /// Neither by returning nor by unwinding: what is dropped on the way waits. The engine's end of
     /// the channel closes, evcxr drops its child and waits for the runner to end, the runner waits for
     /// the end of its stdin, and the standby, asleep, holds the other end of that.
-    fn serve(mut self, mut channel: Peer) -> ! {
+    pub(crate) fn serve(mut self, mut channel: Peer) -> ! {
         let served = panic::catch_unwind(AssertUnwindSafe(|| self.run(&mut channel)));
         self.noise.release();
         process::exit_now(match served {
@@ -173,7 +191,7 @@ impl Engine {
     fn run(&mut self, channel: &mut Peer) -> io::Result<()> {
         channel.send(&FromEngine::Ready)?;
         // A cell that has been waiting comes as soon as the server knows that it can; it goes first.
-        if !standby::is_waiting_within(channel, TIME_FOR_A_WAITING_CELL)? {
+        if self.place.is_none() && !standby::is_waiting_within(channel, TIME_FOR_A_WAITING_CELL)? {
             // What a panic breaks here breaks again in a cell, where somebody sees it.
             let _ = self.noise.during(duplicate(channel)?, || start::warm_up(&mut self.context));
             alone::trim_memory();
@@ -192,7 +210,7 @@ impl Engine {
             }
             match request.value {
                 ToEngine::Evaluate { id, execution, code, losses } => {
-                    self.again.hear_of_losses(losses);
+                    self.hear_of_losses(losses)?;
                     self.evaluate(channel, (id, losses), Cell { execution, code })?;
                 }
                 // To a run that was another engine's, or to a standby's call.
@@ -258,7 +276,19 @@ impl Engine {
         self.lacks_standby = true;
         self.noise.renew()?;
         environment::name_engine()?;
-        standby::live_with_server(engine)
+        match &self.leash {
+            Leash::Parent => standby::live_with_server(engine),
+            Leash::Line(line) => live_with(line),
+        }
+    }
+
+    /// The server says how often the worker's variables were lost. evcxr forgets those that it knows when
+    /// its child is gone, so the runner is ended (and the standby of an engine that dies right after this
+    /// does the same). It is not told to leave by itself, for then this is possible: the server tells the
+    /// runner, the next cell comes here and finds that the runner lives, the runner leaves, and evcxr has
+    /// nobody who runs the cell.
+    fn hear_of_losses(&mut self, losses: u64) -> io::Result<()> {
+        if self.again.hear_of_losses(losses) { end_runner(&self.runner) } else { Ok(()) }
     }
 
     fn evaluate(&mut self, channel: &Peer, (id, losses): (u64, u64), cell: Cell) -> io::Result<()> {
@@ -287,7 +317,9 @@ impl Engine {
             return Ok(None);
         }
         let sources: Vec<&Cell> = self.cells.iter().filter(|one| one.code != cell.code).chain([cell]).collect();
-        let Some(object) = self.again.object(&self.places.build, &sources) else { return Ok(None) };
+        // The worker opens it, for which a zygote's fork's path of it means nothing.
+        let directory = self.place.as_ref().map_or(&self.places.build, Place::directory).clone();
+        let Some(object) = self.again.object(&directory, &sources) else { return Ok(None) };
         let (library, function) = (object.path.clone(), ENTRY.to_owned());
         channel.send(&FromEngine::Run { library, function, losses })?;
         let answer = channel.receive()?.map(|received| received.value);
@@ -402,14 +434,21 @@ impl Engine {
     /// temporary files. evcxr writes what is its own anew with each cell; the compiled crates come from
     /// the template once more, and an epoch that began again would be taken for a dead engine's.
     fn bring_back_removed_files(&mut self) -> io::Result<()> {
-        if self.places.build.join("Cargo.toml").is_file() && self.places.generated().parent().is_some_and(Path::is_dir)
-        {
+        let places = &self.places;
+        let is_whole =
+            || places.build.join("Cargo.toml").is_file() && places.generated().parent().is_some_and(Path::is_dir);
+        if let Some(place) = self.place.as_mut().filter(|_| !is_whole()) {
+            // Another fork of the same kernel's may have done so before this one.
+            place.make_again()?;
+        }
+        if is_whole() {
             self.epoch = fs::read(self.places.epoch()).ok();
             return Ok(());
         }
         tracing::warn!("the build directory has been removed, and is made again");
         start::fill(&self.places, self.data.as_ref())?;
         fs::create_dir_all(self.places.build.join("src"))?;
+        environment::note(&self.places)?;
         if let Some(epoch) = &self.epoch {
             fs::write(self.places.epoch(), epoch)?;
         }
@@ -470,6 +509,18 @@ fn is_verifying() -> bool {
     std::env::var_os("FORKLAB_VERIFY_RERUNS").is_some()
 }
 
+/// Ends this process when the server does, whatever it does then.
+///
+/// # Errors
+/// Those of fcntl(2), or `BrokenPipe` when the server has ended.
+pub(crate) fn live_with(line: &UnixStream) -> io::Result<()> {
+    if role::receive_when_peer_closes(line.as_fd(), Signal::KILL)? {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
 /// Whether the runner is there. It is a child of the engine that started it and not of this one,
 /// if this one has been a standby.
 fn runner_lives(runner: &Mutex<Child>) -> bool {
@@ -493,7 +544,29 @@ fn end_foreign_runner(runner: &Mutex<Child>) {
     }
 }
 
-fn duplicate(channel: &Peer) -> io::Result<UnixStream> {
+/// Ends the runner, whoever has started it, and waits until it is gone.
+///
+/// # Errors
+/// Those of kill(2) and wait(2); `TimedOut` when it does not end.
+fn end_runner(runner: &Mutex<Child>) -> io::Result<()> {
+    if let Ok(mut child) = runner.lock()
+        && child.try_wait().is_ok()
+    {
+        child.kill()?;
+        return child.wait().map(drop);
+    }
+    end_foreign_runner(runner);
+    let deadline = Instant::now() + RUNNER_ENDS;
+    while runner_lives(runner) {
+        if Instant::now() > deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the runner does not end"));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+pub(crate) fn duplicate(channel: &Peer) -> io::Result<UnixStream> {
     Ok(UnixStream::from(channel.as_fd().try_clone_to_owned()?))
 }
 

@@ -8,7 +8,7 @@
 //! came from which cell; `runner` passes evcxr's wish to run the result on to the server; `render` draws what
 //! the compiler had against it. A cell that changes nothing of what evcxr knows (`after`) is run again without
 //! evcxr (`again`). `standby` is what makes the engine replaceable, `template` what makes
-//! its start quick.
+//! its start quick, `zygote` what makes the second kernel's quicker still.
 //!
 //! Nothing of evcxr's leaves this crate. Nothing here knows Jupyter, and nothing here runs a cell.
 
@@ -19,6 +19,7 @@ pub mod runner;
 pub mod template;
 pub mod tools;
 pub mod wrapper;
+pub mod zygote;
 
 mod after;
 mod again;

@@ -54,6 +54,12 @@ pub enum ToEngine {
 pub enum FromEngine {
     /// The engine can take requests.
     Ready,
+    /// The first message of an engine that comes from a zygote, before `Ready`. One descriptor comes with
+    /// it, the process's pidfd: its parent is the zygote, so its pid could be another's after its end.
+    Forked {
+        /// The engine's process.
+        pid: i32,
+    },
     /// The engine cannot start.
     Failed {
         /// Why, and what to do, for the person.
@@ -163,7 +169,8 @@ pub enum ToRunner {
     Ran(Ran),
     /// The worker died, or the cell was interrupted; the worker's state is as before the run.
     Dropped,
-    /// The worker's variables are gone for good. The runner leaves, so that evcxr forgets them too.
+    /// The worker's variables are gone for good. The runner leaves, so that evcxr forgets them too. Said to who
+    /// waits for a run only; `Evaluate` says it, too.
     StateLost,
     /// The engine died; forget what is half said. What was asked before is not answered any more.
     Reset {

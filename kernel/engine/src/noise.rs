@@ -47,6 +47,11 @@ impl Noise {
         Ok(())
     }
 
+    /// Has what is written from here on go to another log.
+    pub fn log_to(&mut self, log: File) {
+        self.log = log;
+    }
+
     /// Makes stderr what it was: what is written to it from here on is in the log.
     pub fn release(&self) {
         // Without it there is no log; who leaves has nobody to tell.

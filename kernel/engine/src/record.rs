@@ -5,16 +5,18 @@
 //! copied. Cargo is asked again when anything is not as it was: the configuration, the lock file, the
 //! compiler, a compiled crate. It is always asked where a crate's source may change meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::fingerprint;
+use crate::environment;
 use crate::tools;
 
 /// Where cargo's child is to leave the record; set by our cargo for the real one.
@@ -95,9 +97,8 @@ impl Configuration {
         for argument in arguments.iter().filter(|one| *one != "--offline") {
             text.push_str(&format!("{argument:?}\n"));
         }
-        let variables: BTreeMap<OsString, OsString> = std::env::vars_os().filter(|(name, _)| matters(name)).collect();
-        for (name, value) in variables {
-            text.push_str(&format!("{name:?}={:?}\n", placeless(&value.to_string_lossy(), &build)));
+        for change in Noted::read().changes() {
+            text.push_str(&placeless(&change, &build));
         }
         for file in global_configuration() {
             text.push_str(&fs::read_to_string(file).unwrap_or_default());
@@ -288,6 +289,34 @@ fn has_changing_crates(configuration: &str) -> bool {
             !line.starts_with('"') && value.is_some_and(|value| !ours(value))
         })
     })
+}
+
+/// The environment with which the engine has begun (`environment::note`). It is the same for all that is ever
+/// done in this build directory, so it says nothing about a configuration; with one exception. What a
+/// zygote has recorded is another engine's in the end, whose environment is another: but only as far as a
+/// zygote's may differ (`zygote::identity`), which is in nothing that cargo reads, and with no crates but
+/// ours, none of which has a build script that reads one.
+struct Noted(Vec<u8>);
+
+impl Noted {
+    /// Nothing where it cannot be read: every variable is a change then.
+    fn read() -> Noted {
+        Noted(fs::read(environment::NOTED).unwrap_or_default())
+    }
+
+    /// Lines for the variables that are here and were not there, or not so, and for those that are missing.
+    fn changes(&self) -> Vec<String> {
+        let noted: BTreeSet<&[u8]> = self.0.split(|byte| *byte == 0).collect();
+        let variables = std::env::vars_os().filter(|(name, _)| matters(name));
+        let is_change =
+            |name: &OsStr, value: &OsStr| !noted.contains(&*[name.as_bytes(), b"=", value.as_bytes()].concat());
+        let here: BTreeMap<OsString, OsString> = variables.collect();
+        let changed = here.iter().filter(|(name, value)| is_change(name, value));
+        let changed = changed.map(|(name, value)| format!("{name:?}={:?}\n", value.to_string_lossy()));
+        let names = noted.iter().filter_map(|one| one.split(|byte| *byte == b'=').next()).map(OsStr::from_bytes);
+        let missing = names.filter(|name| !name.is_empty() && matters(name) && !here.contains_key(*name));
+        changed.chain(missing.map(|name| format!("{name:?} is not set\n"))).collect()
+    }
 }
 
 /// Whether a variable can change what cargo does. evcxr sets those that a person gives to the build,

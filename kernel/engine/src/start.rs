@@ -6,16 +6,18 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use evcxr::{CommandContext, EvalContext};
 use forklab_sys::alone::set_variable;
+use forklab_sys::descriptors::{self, Pipe, put_in_place_of};
 use forklab_sys::inherit;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::environment::{self, Places, WRAPPER_VARIABLE};
 use crate::runner;
@@ -24,6 +26,14 @@ use crate::template::{self, Data};
 
 /// Makes rust-analyzer look at what nearly every cell uses.
 const WARM_UP: &str = "let mut words: Vec<String> = Vec::new(); words.push(String::new()); words.";
+
+/// A variable, a line of output, a value that is shown, and an error.
+const REHEARSED: [&str; 4] = [
+    "let mut words: Vec<String> = Vec::new(); let number = words.len();",
+    "println!(\"{number}\");",
+    "number + 1",
+    "let wrong: u8 = words.nothing();",
+];
 
 /// evcxr, started.
 pub(crate) struct Started {
@@ -62,22 +72,26 @@ pub(crate) fn open(places: &Places, runner_channel: UnixStream) -> Result<EvalCo
     fs::create_dir_all(places.build.join("src"))?;
     fs::write(places.cells(), "[]")?;
     runner::Epoch::begin(&places.epoch())?;
-    let command = runner_command(places, runner_channel)?;
+    let mut command = runner_command(places)?;
+    inherit::hand_down(&mut command, OwnedFd::from(runner_channel), runner::CHANNEL_VARIABLE);
     Ok(EvalContext::with_subprocess_command(command)?.0)
 }
 
 /// Gives evcxr the crates that every cell has.
 ///
-/// `prepared`: they are all compiled in the build directory, so nothing is looked up.
+/// `prepared`: they are all compiled in the build directory, so nothing is looked up. What `rehearse`
+/// has evcxr evaluate is not run.
 pub(crate) fn complete(
     mut context: EvalContext,
     places: &Places,
     data: Option<&Data>,
     prepared: bool,
+    rehearse: impl FnOnce(&mut EvalContext),
 ) -> Result<Started, evcxr::Error> {
     if let Some(data) = data.filter(|data| data.is_complete()) {
         add_dependencies(&mut context, data, prepared)?;
     }
+    rehearse(&mut context);
     let runner = context.process_handle();
     fs::remove_file(places.rehearsal())?;
     Ok(Started { context: CommandContext::with_eval_context(context), runner })
@@ -87,6 +101,17 @@ pub(crate) fn complete(
 pub(crate) fn warm_up(context: &mut CommandContext) {
     // What it finds does not matter, and neither does an error: it will come again with a cell.
     let _ = context.completions(WARM_UP, WARM_UP.len());
+}
+
+/// Has evcxr evaluate cells such as people write, without running them, and takes their variables back.
+/// Whatever takes longer the first time is done then.
+pub(crate) fn rehearse(context: &mut EvalContext) {
+    let before = context.state();
+    for cell in REHEARSED {
+        // An error comes again with a person's cell, where somebody sees it.
+        let _ = context.eval(cell);
+    }
+    let _ = context.eval_with_state("", before);
 }
 
 /// The standard library, hidden from rust-analyzer until [`HiddenStd::show`].
@@ -117,11 +142,60 @@ impl HiddenStd {
     }
 }
 
-fn runner_command(places: &Places, channel: UnixStream) -> io::Result<Command> {
+/// evcxr's ends of the two pipes to its runner, and the number of the runner's channel, which evcxr's
+/// command for starting another holds. In a fork of this process they are where the fork's own go.
+pub(crate) struct RunnersPlace {
+    stdin: i32,
+    stdout: i32,
+    channel: i32,
+}
+
+impl RunnersPlace {
+    /// Finds them in a process with one thread: of all pipes that it has, only these two have their other
+    /// ends elsewhere. The runner's own descriptors cannot be looked at, except by root. `channel` is the
+    /// number that `open` was given.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not clear which they are, or those of reading `/proc`.
+    pub fn find(channel: i32) -> io::Result<RunnersPlace> {
+        let pipes = descriptors::pipes()?;
+        let mut far: Vec<&Pipe> =
+            pipes.iter().filter(|one| pipes.iter().filter(|other| other.inode == one.inode).count() == 1).collect();
+        // Reading ends first.
+        far.sort_by_key(|one| one.writes);
+        match far[..] {
+            [stdout, stdin] if !stdout.writes && stdin.writes => {
+                Ok(RunnersPlace { stdin: stdin.number, stdout: stdout.number, channel })
+            }
+            _ => Err(io::Error::new(io::ErrorKind::NotFound, format!("which pipes are evcxr's is not clear: {far:?}"))),
+        }
+    }
+
+    /// Starts a runner on `channel` and puts it into evcxr's hands in the place of the one that was there.
+    ///
+    /// # Errors
+    /// Those of starting it and of dup3(2).
+    pub fn fill(&self, places: &Places, channel: UnixStream, runner: &Mutex<Child>) -> io::Result<()> {
+        put_in_place_of(self.channel, channel.as_fd(), true)?;
+        // Inherited under its number: nobody else can start a child of this process meanwhile. The other
+        // way, by what a child does before it becomes the runner, a copy of all page tables is made first.
+        fcntl(&channel, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        let mut command = runner_command(places)?;
+        command.env(runner::CHANNEL_VARIABLE, channel.as_raw_fd().to_string());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        drop(channel);
+        let (stdin, stdout) = child.stdin.take().zip(child.stdout.take()).ok_or(io::ErrorKind::NotFound)?;
+        put_in_place_of(self.stdin, stdin.as_fd(), true)?;
+        put_in_place_of(self.stdout, stdout.as_fd(), true)?;
+        *runner.lock().map_err(|_| io::ErrorKind::NotFound)? = child;
+        Ok(())
+    }
+}
+
+fn runner_command(places: &Places) -> io::Result<Command> {
     let mut command = Command::new(environment::executable()?);
     command.arg("runner").env_remove(WRAPPER_VARIABLE);
     command.env(runner::REHEARSAL_VARIABLE, places.rehearsal()).env(runner::EPOCH_VARIABLE, places.epoch());
-    inherit::hand_down(&mut command, OwnedFd::from(channel), runner::CHANNEL_VARIABLE);
     Ok(command)
 }
 

@@ -56,14 +56,14 @@ fn build(library: &Path, template: &Path) -> Result<(), String> {
     environment::silence_stdout().map_err(text)?;
     let (_server, runner) = UnixStream::pair().map_err(text)?;
     let context = start::open(&places, runner).map_err(|error| error.to_string())?;
-    let started = start::complete(context, &places, Some(&data), false).map_err(|error| error.to_string())?;
+    let started = start::complete(context, &places, Some(&data), false, |_| {}).map_err(|error| error.to_string())?;
     started.forget();
     clean(&places).map_err(text)
 }
 
 /// Removes what belongs to the engine that has just been there: its cells, which have no meaning in
 /// another directory.
-fn clean(places: &Places) -> io::Result<()> {
+pub(crate) fn clean(places: &Places) -> io::Result<()> {
     fs::remove_file(places.cells())?;
     for triple in fs::read_dir(places.build.join("target"))?.flatten() {
         let debug = triple.path().join("debug");
@@ -130,16 +130,34 @@ impl Data {
 /// # Errors
 /// Those of reading the one and of writing the other.
 pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    copy_with(from, to, &|_| false)
+}
+
+/// As [`copy`], but what rustc has made, which cargo replaces and never changes, is one file with two names
+/// where that is possible: compiled crates and build scripts. For directories of one owner.
+///
+/// # Errors
+/// As [`copy`].
+pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
+    let compiled = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ending = path.extension().is_some_and(|ending| ["rlib", "rmeta", "so"].iter().any(|one| ending == *one));
+        ending || name.starts_with("build_script_build-") || name == "build-script-build"
+    };
+    copy_with(from, to, &compiled)
+}
+
+fn copy_with(from: &Path, to: &Path, may_be_linked: &dyn Fn(&Path) -> bool) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            copy(&entry.path(), &target)?;
+            copy_with(&entry.path(), &target, may_be_linked)?;
         } else if kind.is_symlink() {
             std::os::unix::fs::symlink(fs::read_link(entry.path())?, &target)?;
-        } else {
+        } else if !(may_be_linked(&target) && fs::hard_link(entry.path(), &target).is_ok()) {
             fs::copy(entry.path(), &target)?;
             let data = entry.metadata()?;
             let times = FileTimes::new().set_accessed(data.accessed()?).set_modified(data.modified()?);

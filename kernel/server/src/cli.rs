@@ -38,11 +38,16 @@ enum Role {
     Uninstall(crate::install::UninstallArgs),
     /// Check everything that cells need, and say what to do
     Doctor(crate::doctor::DoctorArgs),
+    /// Keep a warm compiler process ready, so that notebooks start at once
+    Warm(crate::warm::WarmArgs),
     /// Compile cells (the kernel calls this)
     #[command(hide = true)]
     Engine {
+        #[arg(long, required_unless_present = "zygote")]
+        build_dir: Option<PathBuf>,
+        /// Wait for a byte on the standard input; then be what engines are forked from
         #[arg(long)]
-        build_dir: PathBuf,
+        zygote: bool,
     },
     /// Stand between evcxr and the worker (the engine calls this)
     #[command(hide = true)]
@@ -77,9 +82,15 @@ fn run(role: Role) -> Result<(), Box<dyn std::error::Error>> {
         Role::Uninstall(arguments) => Ok(crate::install::uninstall(&arguments)?),
         Role::Doctor(arguments) if crate::doctor::doctor(&arguments)? => Ok(()),
         Role::Doctor(_) => Err("see the lines marked BAD".into()),
-        Role::Engine { build_dir } => {
-            let (channel, runner) = (take_stdin()?, take_stdout()?);
+        Role::Warm(arguments) => Ok(crate::warm::warm(&arguments)?),
+        Role::Engine { build_dir: Some(build_dir), zygote: false } => {
+            let (channel, runner) = (take_stdin()?.into(), take_stdout()?);
             Ok(forklab_engine::main(channel, runner, build_dir, data_dir())?)
+        }
+        Role::Engine { .. } => {
+            // It outlives the kernel, and whoever waits for the end of a pipe must not wait for it.
+            forklab_sys::descriptors::close_inherited()?;
+            Ok(forklab_engine::zygote::main(take_stdin()?.into(), data_dir())?)
         }
         Role::Runner => Ok(forklab_engine::runner::main()?),
     }
@@ -105,10 +116,10 @@ pub fn cells_program() -> PathBuf {
 }
 
 /// The stream that a role got as its standard input, which becomes `/dev/null`.
-fn take_stdin() -> std::io::Result<UnixStream> {
+fn take_stdin() -> std::io::Result<OwnedFd> {
     let stream = dup(std::io::stdin())?;
     dup2_stdin(std::fs::File::open("/dev/null")?)?;
-    Ok(close_on_exec(stream)?.into())
+    close_on_exec(stream)
 }
 
 /// The stream that a role got as its standard output, which becomes `/dev/null`.

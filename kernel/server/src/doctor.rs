@@ -62,6 +62,7 @@ const CHECKS: &[Check] = &[
     ("waits seen", machine::waiting_is_visible),
     ("commands", checks::commands),
     ("library", checks::library),
+    ("zygote", checks::zygote),
     ("jupyter", jupyter::present),
     ("kernelspec", jupyter::kernelspec),
 ];

@@ -8,3 +8,4 @@ pub mod jupyter;
 pub mod kernel;
 pub mod limits;
 mod nearest;
+pub mod warm;

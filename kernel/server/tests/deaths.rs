@@ -4,6 +4,7 @@
 mod client;
 
 use client::{Channel, Kernel, Options, children, eventually, is_alive, kill, start};
+use forklab_sys::process::{self, Pid, Signal};
 use serde_json::json;
 
 #[test]
@@ -137,6 +138,26 @@ fn the_supervisors_death_ends_its_processes_and_a_new_one_serves() {
     assert_eq!(told.error()["ename"], "KernelError");
     assert!(told.error()["evalue"].as_str().is_some_and(|text| text.contains("lost")));
     assert_eq!(kernel.client.execute("let new = 2; new + 1").result(), Some("3"));
+    assert!(kernel.shut_down().success());
+}
+
+#[test]
+fn a_runner_that_has_not_heard_of_the_supervisors_death_costs_no_cell() {
+    let mut kernel = start();
+    let stray = leave_behind(&mut kernel);
+    let server = kernel.process.id();
+    kernel.client.execute("let lost = 1;");
+    let engine = engine_of(server);
+    let runner = Pid::from_raw(children(engine, "runner")[0] as i32).expect("a pid");
+    // As a busy machine does it, but for longer: it hears of nothing before the next cell needs it.
+    process::kill(runner, Signal::STOP).expect("it is ours");
+    kill(children(server, "supervisor")[0]);
+    eventually("the end of what it owned", || !is_alive(stray));
+    assert_eq!(kernel.client.execute("1").error()["ename"], "KernelError");
+    let run = kernel.client.execute("let new = 2; new + 1");
+    assert_eq!(run.result(), Some("3"), "{:#?}", run.published);
+    assert_eq!(kernel.client.execute("lost").error()["ename"], "CompileError", "evcxr has forgotten it");
+    assert_eq!(kernel.client.execute("new").result(), Some("2"));
     assert!(kernel.shut_down().success());
 }
 

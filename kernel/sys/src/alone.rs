@@ -3,7 +3,7 @@
 //! Both are unsound next to another thread, and both are sound without one; so each function here
 //! counts the threads first, and refuses where there is more than one.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 
 use crate::process::{self, Fork};
@@ -43,16 +43,28 @@ pub fn fork() -> io::Result<Fork> {
 ///
 /// # Errors
 /// `ResourceBusy` when there is another thread.
-pub fn set_variable(name: &str, value: Option<&OsStr>) -> io::Result<()> {
+pub fn set_variable(name: impl AsRef<OsStr>, value: Option<&OsStr>) -> io::Result<()> {
     check()?;
     // SAFETY: this thread is the only one, so nobody reads the environment meanwhile.
     unsafe {
         match value {
-            Some(value) => std::env::set_var(name, value),
-            None => std::env::remove_var(name),
+            Some(value) => std::env::set_var(name.as_ref(), value),
+            None => std::env::remove_var(name.as_ref()),
         }
     }
     Ok(())
+}
+
+/// Makes these variables the whole environment of this process.
+///
+/// # Errors
+/// `ResourceBusy` when there is another thread.
+pub fn replace_environment(variables: &[(OsString, OsString)]) -> io::Result<()> {
+    check()?;
+    for (name, _) in std::env::vars_os() {
+        set_variable(&name, None)?;
+    }
+    variables.iter().try_for_each(|(name, value)| set_variable(name, Some(value)))
 }
 
 /// Gives memory that the allocator holds but nobody uses back to the system: malloc_trim(3).

@@ -242,6 +242,75 @@ pub fn peer(stream: &UnixStream) -> io::Result<Option<crate::process::Pid>> {
     Ok(crate::process::Pid::from_raw(credentials.pid()))
 }
 
+/// The user of the process at the other end of a UNIX socket, as it was when it connected or began to
+/// listen: SO_PEERCRED. The number is in this process's user namespace.
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn peer_user(stream: &UnixStream) -> io::Result<u32> {
+    Ok(nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials)?.uid())
+}
+
+/// Closes everything but standard input, output and errors: what this process has inherited without its
+/// or its parent's knowledge. To be called before it opens anything itself.
+///
+/// # Errors
+/// Those of reading `/proc`.
+pub fn close_inherited() -> io::Result<()> {
+    let entries = std::fs::read_dir("/proc/self/fd")?.flatten();
+    // All of them, so that the directory is closed again, whose descriptor is among them.
+    let numbers: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // SAFETY: nothing has been opened by this process yet, so nothing in it owns the descriptor. The
+        // number of what is closed already is refused.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
+/// An end of a pipe that this process has open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pipe {
+    /// The descriptor's number.
+    pub number: i32,
+    /// The same for both ends.
+    pub inode: u64,
+    /// Whether it is the end to write to.
+    pub writes: bool,
+}
+
+/// The pipes of this process, as `/proc/self/fd` tells them.
+///
+/// # Errors
+/// Those of reading `/proc`.
+pub fn pipes() -> io::Result<Vec<Pipe>> {
+    let entries = std::fs::read_dir("/proc/self/fd")?.flatten();
+    let pipe = |entry: std::fs::DirEntry| {
+        let data = std::fs::metadata(entry.path()).ok().filter(|data| data.file_type().is_fifo())?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        // The owner's bits of the link say for what it was opened.
+        let writes = std::fs::symlink_metadata(entry.path()).ok()?.mode() & 0o200 != 0;
+        Some(Pipe { number, inode: data.ino(), writes })
+    };
+    Ok(entries.filter_map(pipe).collect())
+}
+
+/// Puts a duplicate of a descriptor in the place of the one that has this number: dup3(2). For a
+/// process that goes on as another one's copy, where code that owns the number is to find the copy's own
+/// pipe or directory there instead of the original's.
+///
+/// # Errors
+/// Those of dup3(2); `InvalidInput` when it has the number already.
+pub fn put_in_place_of(number: i32, descriptor: BorrowedFd<'_>, close_on_exec: bool) -> io::Result<()> {
+    let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
+    // SAFETY: the number stays that of an open descriptor, and whoever owns it owns it still. The
+    // callers answer for its kind: a pipe for a pipe, a socket for a socket.
+    match unsafe { libc::dup3(descriptor.as_raw_fd(), number, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a text to standard error at once, by one write(2), past every buffer and lock; so it is
 /// safe in a forked child, and no other process's text comes between.
 pub fn write_error_at_once(text: &[u8]) {
@@ -275,4 +344,19 @@ pub fn inode(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
 /// The number of a descriptor, for messages and `/proc`.
 pub fn number(descriptor: BorrowedFd<'_>) -> i32 {
     descriptor.as_raw_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipes_ends_are_known() -> io::Result<()> {
+        let (reader, writer) = io::pipe()?;
+        let pipes = pipes()?;
+        let find = |number: i32| pipes.iter().find(|one| one.number == number).copied();
+        let ends = find(reader.as_raw_fd()).zip(find(writer.as_raw_fd()));
+        assert!(ends.is_some_and(|(reads, writes)| !reads.writes && writes.writes && reads.inode == writes.inode));
+        Ok(())
+    }
 }

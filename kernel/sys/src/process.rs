@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::libc;
 
@@ -273,6 +273,20 @@ pub fn open_pidfd(process: Pid) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor has just been made for this process, and nothing else knows it yet.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sends a signal to the process of a pidfd: pidfd_send_signal(2). It can meet no other process, also
+/// when this one has been reaped and its number given away.
+///
+/// # Errors
+/// ESRCH when the process has been reaped, `PermissionDenied` when it is another user's.
+pub fn kill_by_pidfd(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let none = 0usize;
+    // SAFETY: a descriptor, a number, no siginfo_t, and no flags.
+    match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal.as_raw(), none, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,14 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
 use crate::process::{Pid, Signal};
+use crate::ready;
 
 /// Asks for a signal at the death of this process's parent: PR_SET_PDEATHSIG. Children do not
 /// inherit the wish. The parent is the *thread* that forked or spawned.
@@ -17,6 +20,32 @@ pub fn receive_when_parent_dies(signal: Signal) -> io::Result<()> {
     let signal = nix::sys::signal::Signal::try_from(signal.as_raw())?;
     Ok(nix::sys::prctl::set_pdeathsig(signal)?)
 }
+
+/// Asks for a signal when the other end of a UNIX stream socket closes, whatever this process is
+/// doing then: F_SETSIG with O_ASYNC. What PR_SET_PDEATHSIG is between parent and child, this is
+/// between any two processes. Nothing may ever be sent through the socket: that would be a signal too.
+///
+/// The wish belongs to the open socket and not to the process: the last process that asks gets the
+/// signal. An end that has closed already is told by `false`.
+///
+/// # Errors
+/// Those of fcntl(2) and poll(2).
+pub fn receive_when_peer_closes(line: BorrowedFd<'_>, signal: Signal) -> io::Result<bool> {
+    for (command, value) in [(F_SETSIG, signal.as_raw()), (libc::F_SETOWN, Pid::this().as_raw())] {
+        // SAFETY: both commands take a number, and what they change is who is told of the socket.
+        if unsafe { libc::fcntl(line.as_raw_fd(), command, value) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let flags = OFlag::from_bits_retain(fcntl(line, FcntlArg::F_GETFL)?);
+    fcntl(line, FcntlArg::F_SETFL(flags | OFlag::O_ASYNC))?;
+    // An end that closed before the wish sends no signal. One that closes after it does, so a look
+    // from here on misses nothing.
+    Ok(!ready::wait_readable(line, Some(std::time::Duration::ZERO))?)
+}
+
+/// Linux's number, which libc does not have for every C library.
+const F_SETSIG: libc::c_int = 10;
 
 /// Orphans below this process become its children: PR_SET_CHILD_SUBREAPER.
 ///
@@ -158,5 +187,42 @@ pub fn limit_processes_of_user(pid: Pid, most: u64) -> io::Result<()> {
     match unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NPROC, &raw const limit, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{self, ExitStatus, Fork};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn the_end_of_a_peer_ends_a_process_that_does_not_look() -> io::Result<()> {
+        let (ours, theirs) = UnixStream::pair()?;
+        // SAFETY: the child makes system calls only, and leaves by _exit(2).
+        let child = match unsafe { process::fork() }? {
+            Fork::Parent(child) => child,
+            Fork::Child => {
+                drop(ours);
+                match receive_when_peer_closes(theirs.as_fd(), Signal::KILL) {
+                    Ok(true) => loop {
+                        nix::unistd::pause();
+                    },
+                    _ => process::exit_now(1),
+                }
+            }
+        };
+        drop(theirs);
+        assert_eq!(process::peek(child)?, None);
+        drop(ours);
+        let status = process::wait(child)?;
+        process::reap(child)?;
+        // By the signal, or it had not asked yet when the end closed.
+        assert!(
+            matches!(status, ExitStatus::Signaled { signal: Signal::KILL, .. } | ExitStatus::Exited(1)),
+            "{status}"
+        );
+        Ok(())
     }
 }

@@ -126,6 +126,21 @@ pub(super) fn library() -> Finding {
     }
 }
 
+/// A zygote is a matter of speed only, so none of this is bad.
+pub(super) fn zygote() -> Finding {
+    if !forklab_engine::zygote::is_wanted() {
+        return Finding::good("switched off: every notebook loads the compiler anew");
+    }
+    match crate::warm::seen() {
+        Ok(Some(seen)) => Finding::good(seen),
+        Ok(None) => Finding::good("none yet: the first notebook starts one (or `forklab warm`)"),
+        Err(error) if error.to_string().contains("of this user's alone") => {
+            Finding::fair(error.to_string(), "set XDG_RUNTIME_DIR or TMPDIR to a directory of yours")
+        }
+        Err(error) => Finding::good(error.to_string()),
+    }
+}
+
 fn filled(directory: &Path) -> bool {
     fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }

@@ -81,6 +81,7 @@ impl Kernel {
     /// The far side is gone, and with it the worker and its variables. What it has left behind is
     /// ended, and a new one is started; `Err` when none comes up.
     pub(super) fn far_side_ended(&mut self) -> std::io::Result<()> {
+        self.far.await_end();
         self.end_strays();
         self.far_starts += 1;
         if self.far_starts > MOST_FAILED_STARTS {

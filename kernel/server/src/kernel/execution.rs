@@ -276,6 +276,7 @@ impl Kernel {
         // When this fails, the engine has ended or is ended here, and its end is the next event: the
         // cell is in the stage that the event expects.
         let losses = self.losses;
+        self.told_losses = losses;
         match self.compiler.request(|id| ToEngine::Evaluate { id, execution, code, losses }) {
             Ok(id) => running.stage = Stage::Compiling(id),
             Err(error) => {
@@ -333,16 +334,16 @@ impl Kernel {
     pub(super) fn on_runner(&mut self, message: FromRunner) {
         tracing::debug!(?message, "from the runner");
         let FromRunner::Run { library, function, epoch } = message;
-        self.state_lost_told = false;
         if epoch != self.compiler.epoch() {
             // Asked for by an engine that has died meanwhile; nobody waits for an answer.
             return;
         }
-        self.run_function(library, function);
+        self.compiler.runner_asks();
+        self.run_unless_lost(library, function, self.told_losses);
     }
 
-    /// The engine has something to run again.
-    pub(super) fn on_run_again(&mut self, library: PathBuf, function: String, losses: u64) {
+    /// The runner, or the engine again, has something to run, for a cell of which it was told with `losses`.
+    pub(super) fn run_unless_lost(&mut self, library: PathBuf, function: String, losses: u64) {
         if losses == self.losses {
             self.run_function(library, function);
         } else {
@@ -379,15 +380,11 @@ impl Kernel {
         }
     }
 
-    /// Has evcxr forget the variables, once: a runner that was told leaves, and reads no second word.
+    /// Has evcxr forget the variables: at once, if it waits for a run, and with the next cell in any case.
     pub(super) fn tell_state_lost(&mut self) {
         self.losses += 1;
-        if std::mem::replace(&mut self.state_lost_told, true) {
-            // The runner has left; an engine that runs a cell again does without it.
-            return self.compiler.tell_engine_state_lost();
-        }
         if let Err(error) = self.compiler.tell_state_lost() {
-            tracing::warn!(%error, "the runner ended before it was told that the variables are lost");
+            tracing::warn!(%error, "who asked for a run has ended before it was told that the variables are lost");
         }
     }
 

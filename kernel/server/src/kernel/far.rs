@@ -91,6 +91,16 @@ impl Far {
         }
     }
 
+    /// After the end of its channel: waits until the supervisor has ended. A process closes its descriptors
+    /// before its children get another parent, and has given all of them away when it is a zombie.
+    pub fn await_end(&mut self) {
+        if !wait_until(&mut self.child, Instant::now() + LEAVE) {
+            tracing::warn!("the supervisor has closed its channel and lives; it is killed");
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
     /// Asks the supervisor to end everything, and waits until it has. It is killed when it takes
     /// longer than two seconds; its children then end by their parent-death signals.
     pub fn leave(mut self) {

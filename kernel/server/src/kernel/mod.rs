@@ -30,6 +30,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use forklab_engine::messages::FromEngine;
+use forklab_engine::zygote::{self, Ember, Zygote};
 use forklab_sys::events::readable;
 use forklab_sys::process::{self, Pid};
 use forklab_sys::ready::wait_readable;
@@ -135,6 +136,8 @@ struct Kernel {
     signals: SignalFd,
     far: Far,
     compiler: Compiler,
+    /// Becomes the zygote for later kernels, as soon as this one's engine has what it needs.
+    ember: Option<Ember>,
     runner_open: bool,
     runtime: tempfile::TempDir,
     outputs: BTreeMap<CellId, LiveOutput>,
@@ -154,10 +157,9 @@ struct Kernel {
     next_cell: u64,
     /// Something that happened between cells and that the next cell's person has to know.
     must_tell: Option<ReplyError>,
-    /// The runner was told that the variables are gone, and has not spoken since.
-    state_lost_told: bool,
-    /// How often the variables were lost.
+    /// How often the variables were lost, and how often they had been when the engine was asked last.
     losses: u64,
+    told_losses: u64,
     /// How many supervisors in a row have not had a worker.
     far_starts: u32,
     /// The process that runs the cells.
@@ -192,23 +194,28 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     // Of those that cells may send, these would end the kernel, and are nothing to it.
     forklab_sys::signals::ignore_strangers();
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let zygote = find_zygote();
+    let mut ember = zygote.as_ref().and_then(|zygote| leave_ember(zygote, &program));
+    let front = FrontEnd::bind(&connection)?;
+    front.starting();
+    // What becomes the zygote is no descendant of ours any more.
+    ember.as_mut().map(Ember::detach);
     // A standby that has taken over from a dead engine, and what that engine had started, become
     // ours to reap and to end.
     nix::sys::prctl::set_child_subreaper(true)?;
-    let front = FrontEnd::bind(&connection)?;
-    front.starting();
     // Nobody else's business: the cells' sources are below it.
     let private = std::fs::Permissions::from_mode(0o700);
     let runtime = tempfile::Builder::new().prefix("forklab-").permissions(private).tempdir()?;
     let ceiling = Ceiling::load();
     let far = Far::start(&crate::cli::cells_program(), runtime.path(), bounds::of_notebook(&ceiling))?;
-    let compiler = Compiler::start(&program, runtime.path())?;
+    let compiler = Compiler::start(&program, runtime.path(), zygote)?;
     let recording = Recording::new(runtime.path());
     let kernel = Kernel {
         front,
         signals,
         far,
         compiler,
+        ember,
         runner_open: true,
         runtime,
         outputs: BTreeMap::new(),
@@ -223,8 +230,8 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         count: 0,
         next_cell: 0,
         must_tell: None,
-        state_lost_told: false,
         losses: 0,
+        told_losses: 0,
         far_starts: 0,
         worker: 0,
         ceiling,
@@ -235,6 +242,24 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
         buffer: vec![0; 256 << 10],
     };
     kernel.run()
+}
+
+/// The zygote for this kernel, if there is to be one.
+fn find_zygote() -> Option<Zygote> {
+    if !zygote::is_wanted() {
+        return None;
+    }
+    let found = Zygote::of_this_process(crate::cli::data_dir().as_deref());
+    found.inspect_err(|error| tracing::warn!(%error, "no zygote: a cold start")).ok()
+}
+
+/// Starts what can become the zygote, if there is none.
+fn leave_ember(zygote: &Zygote, program: &Path) -> Option<Ember> {
+    if zygote.exists() {
+        return None;
+    }
+    let ember = zygote.ember(program);
+    ember.inspect_err(|error| tracing::warn!(%error, "there will be no zygote for other kernels")).ok()
 }
 
 impl Kernel {
@@ -249,6 +274,10 @@ impl Kernel {
             if !self.deferred.is_empty() && self.on_front_end() == Flow::Leave {
                 self.leave();
                 return Ok(());
+            }
+            if self.compiler.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+                tracing::warn!("the zygote does not answer: a cold start");
+                self.do_without_zygote()?;
             }
             self.begin_next();
             let now = Instant::now();
@@ -291,7 +320,7 @@ impl Kernel {
             return Some(Duration::ZERO);
         }
         let output = self.outputs.values().filter_map(|live| live.deadline(&self.recording)).min();
-        let next = [output, self.end_of_wait()].into_iter().flatten().min();
+        let next = [output, self.end_of_wait(), self.compiler.deadline()].into_iter().flatten().min();
         next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -335,10 +364,10 @@ impl Kernel {
     /// Reaps what was not started here but left to us by a dead engine. The supervisor and the first
     /// engine are left to their own handles, which wait for them by pid.
     fn reap_adopted(&self) {
-        let own = [self.far.pid(), self.compiler.spawned_pid()];
+        let own = [Some(self.far.pid()), self.compiler.spawned_pid()];
         let zombies = procfs::descendants(Pid::this()).into_iter().filter(|stat| stat.zombie);
         let adopted = zombies.filter(|stat| stat.parent == Some(Pid::this()));
-        for zombie in adopted.filter(|stat| !own.contains(&stat.identity.pid.as_raw())) {
+        for zombie in adopted.filter(|stat| !own.contains(&Some(stat.identity.pid.as_raw()))) {
             if let Err(error) = process::reap(zombie.identity.pid) {
                 tracing::warn!(%error, "an adopted process was not reaped");
             }
@@ -388,9 +417,14 @@ impl Kernel {
                 tracing::error!(%message, "no engine");
                 self.engine_free();
             }
-            Ok(Some(FromEngine::Standby { .. } | FromEngine::Rested)) => {}
-            Ok(Some(FromEngine::NoStandby { why })) => tracing::warn!(%why, "the engine has no standby"),
-            Ok(Some(FromEngine::Run { library, function, losses })) => self.on_run_again(library, function, losses),
+            Ok(Some(FromEngine::Forked { .. } | FromEngine::Rested)) => {}
+            // The engine has done all that it does by itself.
+            Ok(Some(FromEngine::Standby { .. })) => self.kindle(),
+            Ok(Some(FromEngine::NoStandby { why })) => {
+                tracing::warn!(%why, "the engine has no standby");
+                self.kindle();
+            }
+            Ok(Some(FromEngine::Run { library, function, losses })) => self.run_unless_lost(library, function, losses),
             Ok(Some(FromEngine::Building { name })) => tracing::info!(%name, "building a dependency"),
             Ok(Some(FromEngine::Evaluated { id, verdict })) => self.on_evaluated(id, verdict),
             Ok(Some(FromEngine::Completed { id, start, end, matches })) => {
@@ -401,6 +435,9 @@ impl Kernel {
                 self.on_inspected(id, found);
                 self.engine_free();
             }
+            Ok(None) | Err(_) if self.do_without_zygote()? => {
+                tracing::warn!("the zygote's engine ended before it was ready: a cold start");
+            }
             end @ (Ok(None) | Err(_)) => {
                 tracing::warn!(?end, "the engine ended");
                 let successor = self.compiler.take_over();
@@ -410,6 +447,20 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+
+    /// Goes on with an engine of our own, where the zygote's is not ready; whether it was not.
+    fn do_without_zygote(&mut self) -> io::Result<bool> {
+        let cold = self.compiler.do_without_zygote()?;
+        self.runner_open |= cold;
+        Ok(cold)
+    }
+
+    /// Lets other kernels have a zygote.
+    fn kindle(&mut self) {
+        if let Some(mut ember) = self.ember.take() {
+            ember.kindle();
+        }
     }
 
     fn on_runner_event(&mut self) -> io::Result<()> {
@@ -472,22 +523,31 @@ impl Kernel {
 
     /// Ends what a dead supervisor or engine has left to us: everything below this process that is
     /// neither the supervisor nor compiles.
+    ///
+    /// Who is there is looked up before who compiles. The other way round: the compilers are looked up,
+    /// the engine forks its standby or calls rustc, all that is there is looked up, and the new process,
+    /// which is the engine's, is taken for a stray.
+    ///
+    /// A look that finds nobody is not the last. Our children are read, the worker dies and its children
+    /// become ours, the worker's children are read, and there are none: its children were in neither list. The
+    /// next look finds them. So two looks after each other must have found the same.
     fn end_strays(&self) {
+        let mut before = Vec::new();
         for _ in 0..100 {
+            let below = procfs::descendants(Pid::this());
             let mut spared = self.compiler.processes();
             spared.push(self.far.pid());
-            let below = procfs::descendants(Pid::this()).into_iter();
-            let strays: Vec<Pid> = below
-                .filter(|stat| !stat.zombie && !spared.contains(&stat.identity.pid.as_raw()))
-                .map(|stat| stat.identity.pid)
-                .collect();
-            if strays.is_empty() {
+            let is_stray = |stat: &&procfs::Stat| !stat.zombie && !spared.contains(&stat.identity.pid.as_raw());
+            let strays: Vec<Pid> = below.iter().filter(is_stray).map(|stat| stat.identity.pid).collect();
+            let seen: Vec<_> = below.iter().map(|stat| (stat.identity, stat.zombie)).collect();
+            if strays.is_empty() && seen == before {
                 return;
             }
             for stray in strays {
                 // One that has ended by itself in the meantime is not an error.
                 let _ = process::kill(stray, process::Signal::KILL);
             }
+            before = seen;
         }
     }
 

@@ -49,6 +49,8 @@ impl Kernel {
         let connection_file = connection_file(directory.path());
         let mut command = Command::new(program);
         command.arg("kernel").arg("--connection-file").arg(&connection_file).stdin(Stdio::null());
+        // A zygote would outlive the test; those that are about it switch it on.
+        command.env("FORKLAB_ZYGOTE", "off");
         change(&mut command);
         let process = command.spawn().expect("the binary starts");
         // Connected while the kernel starts, as Jupyter does.
