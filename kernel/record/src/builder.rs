@@ -71,6 +71,15 @@ impl Builder {
         self.began = began;
     }
 
+    /// The cell's code ended at this time, which its own process has measured, and everything that it did is
+    /// known by now: what was seen of it later than this, a child that it has reaped for instance, was done by
+    /// then.
+    pub fn ended(&mut self, ended: Nanoseconds) {
+        for event in self.events.iter_mut().filter(|event| event.pid == self.own) {
+            event.at = event.at.min(ended);
+        }
+    }
+
     /// What the recorder has seen. The times are the monotonic clock's. Batches may overlap in time.
     pub fn add(&mut self, events: impl IntoIterator<Item = Event>, gaps: impl IntoIterator<Item = String>) {
         for event in events {

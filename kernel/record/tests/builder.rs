@@ -261,3 +261,17 @@ fn what_was_read_late_was_written_before_its_writers_end() {
     let write = record.events.iter().position(|event| event.pid == 11 && matches!(event.what, What::Wrote { .. }));
     assert!(write < end);
 }
+
+#[test]
+fn what_the_cell_did_it_did_before_its_end() {
+    let mut builder = Builder::new(1, 0.0, 10, 0);
+    let at = |at, pid, what| Event { at, pid, what };
+    builder.add([at(1, 10, What::Forked(11)), at(5, 11, What::Ended(Status::Exited(0)))], []);
+    builder.add([at(30, 10, What::Reaped(11)), at(31, 12, What::Continued)], []);
+    builder.began(1);
+    builder.ended(20);
+    builder.add([at(50, 10, What::Continued)], []);
+    let record = builder.build(Ending::Finished, 20);
+    assert_eq!((record.processes[1].reaped, record.duration), (Some((19, 10)), 19));
+    assert_eq!(record.events.last().map(|event| event.at), Some(49), "what comes later is later");
+}

@@ -393,6 +393,10 @@ impl Kernel {
         if self.running.as_ref().is_some_and(|running| running.cell == cell && running.repeating.is_some()) {
             return self.on_run_ended(cell, outcome);
         }
+        if let Some(live) = self.outputs.get_mut(&cell) {
+            live.output.read(&mut self.buffer, super::READ_AT_END);
+        }
+        self.hear_all();
         self.recording.end(cell, recording::ending(&outcome), recording::used(&outcome));
         let over_limit = self.error_of_limit(cell, &outcome);
         let Some(running) = self.running.as_mut().filter(|running| running.cell == cell) else {

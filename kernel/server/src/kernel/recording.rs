@@ -111,8 +111,11 @@ impl Recording {
         if let (Some(used), None) = (used, &watched.end) {
             watched.builder.began(used.began);
         }
-        let ended = used.map_or_else(now, |used| used.began + used.wall.as_nanos() as u64);
-        watched.end = Some((ending, ended));
+        let ended = used.map(|used| used.began + used.wall.as_nanos() as u64);
+        if let Some(ended) = ended {
+            watched.builder.ended(ended);
+        }
+        watched.end = Some((ending, ended.unwrap_or_else(now)));
         watched.news = true;
     }
 
