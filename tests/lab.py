@@ -10,6 +10,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from playwright.sync_api import TimeoutError
+
 TOKEN = "of-these-tests-only"
 START_LIMIT = 60
 # Nothing here may talk to the outside: the page is all that is looked at.
@@ -114,8 +116,24 @@ class Notebook:
         self.page.locator(".lm-Menu-item:visible", has_text=item).first.click()
 
     def run_all(self):
-        """Starts every cell."""
-        self.menu("Run", "Run All Cells")
+        """Starts every cell. A page that has just been opened may still lose a menu's click; then again."""
+        before = self.panel.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+        for _ in range(10):
+            self.menu("Run", "Run All Cells")
+            try:
+                self.page.wait_for_function(
+                    """before => {
+                        const panel = document.querySelector(".jp-NotebookPanel:not(.lm-mod-hidden)");
+                        const prompts = [...panel.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
+                        return prompts.some((prompt, at) => prompt.innerText !== before[at]);
+                    }""",
+                    arg=before,
+                    timeout=5000,
+                )
+                return
+            except TimeoutError:
+                continue
+        raise AssertionError("no cell begins")
 
     def clear(self):
         """Takes away all outputs, so that what is seen later is of this run."""

@@ -85,3 +85,68 @@ def test_lesson_5_answers_what_is_typed(page, address):
     assert typed >= len(LINES), text
     assert "H: HOLA MUNDO" in text, text
     assert "H: SEGUNDA LÍNEA" in text, text
+
+
+TRACED = """%%trace
+use forklab::Process;
+let mut child = Process::new(|| println!("I am the child"));
+child.start()?;
+child.join()?;
+println!("I am the parent");"""
+
+REPEATED = """%%repeat 10
+let mut child = forklab::Process::new(|| println!("child"));
+child.start()?;
+child.join()?;"""
+
+# The least contrast, by WCAG 2, of a picture's texts with the panel behind them; and what they say.
+CONTRAST = """svg => {
+    const light = colour => {
+        const [r, g, b] = colour.match(/[0-9.]+/g).map(part => part / 255);
+        const linear = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+        return 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+    };
+    const fill = element => light(getComputedStyle(element).fill);
+    const panel = fill(svg.querySelector(".fl-panel"));
+    // Those on a bar have that behind them.
+    const texts = [...svg.querySelectorAll("text:not(.fl-tiny)")];
+    const contrasts = texts.map(text => {
+        const [most, least] = [fill(text), panel].sort((a, b) => b - a);
+        return (most + 0.05) / (least + 0.05);
+    });
+    return {
+        panel, least: Math.min(...contrasts), words: texts.map(text => text.textContent).join(" "),
+        width: svg.getBoundingClientRect().width, fits: svg.getBoundingClientRect().right <= innerWidth,
+    };
+}"""
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_a_timeline_and_orders_are_read_in_both_themes(theme, tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    cells = [nbformat.v4.new_code_cell(source) for source in (TRACED, REPEATED)]
+    metadata = {
+        "kernelspec": {"name": "forklab", "display_name": "Rust (forklab)", "language": "rust"},
+        "language_info": {"name": "rust"},
+    }
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "observed.ipynb")
+    monkeypatch.setitem(lab.SETTINGS, "apputils-extension/themes", {"theme": f"JupyterLab {theme}"})
+    with sync_playwright() as playwright, lab.browser_page(playwright) as page:
+        with lab.jupyter_lab(folder, tmp_path) as where:
+            notebook = lab.Notebook(page, where, "observed.ipynb")
+            notebook.clear()
+            notebook.run_all()
+            notebook.wait_until_done(180)
+            take_picture(page, f"observed-{theme.lower()}")
+            picture = notebook.panel.locator("svg.forklab-timeline").first.evaluate(CONTRAST)
+            assert (picture["panel"] > 0.5) == (theme == "Light"), "the picture has the page's theme"
+            assert picture["least"] >= 4.5, picture
+            assert picture["width"] >= 480 and picture["fits"], picture
+            for part in ["P", "C1", "I am the child", "exit 0"]:
+                assert part in picture["words"], picture
+            rows = notebook.panel.locator("table.forklab-processes tbody tr")
+            assert rows.count() == 2
+            orders = notebook.panel.locator(".forklab-orders")
+            assert "10 runs, 1 order by lines" in orders.inner_text()
+            assert notebook.panel.locator("progress").count() == 0, "the progress has made room for the orders"
