@@ -124,12 +124,7 @@ pub fn name(pid: Pid) -> Option<String> {
 /// neither ignores nor handles it. That the signal's default is to end a process is the caller's to know.
 pub fn dies_of(pid: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let bit = 1u64 << (signal.as_raw() - 1);
-    let has = |mask: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(mask));
-        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_none_or(|mask| mask & bit != 0)
-    };
-    !["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().any(has)
+    !["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().any(|mask| is_in(&status, mask, signal).unwrap_or(true))
 }
 
 /// The process of a thread. `None` when there is no such thread.
@@ -146,9 +141,21 @@ pub fn is_thread_of(process: Pid, thread: Pid) -> bool {
 /// Whether a process handles a signal, by a function of its own.
 pub fn handles(pid: Pid, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let mask = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
-    mask >> (signal.as_raw() - 1) & 1 == 1
+    is_in(&status, "SigCgt:", signal) == Some(true)
+}
+
+/// Whether a signal waits for a thread, or for its process, that the thread does not hold back.
+pub fn awaits(thread: Pid, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let has = |mask| is_in(&status, mask, signal) == Some(true);
+    (has("SigPnd:") || has("ShdPnd:")) && !has("SigBlk:")
+}
+
+/// Whether a signal is in this set of a `/proc/pid/status`. `None` where that set is not there.
+fn is_in(status: &str, set: &str, signal: Signal) -> Option<bool> {
+    let line = status.lines().find_map(|line| line.strip_prefix(set))?;
+    let mask = u64::from_str_radix(line.trim(), 16).ok()?;
+    Some(mask >> (signal.as_raw() - 1) & 1 == 1)
 }
 
 /// How a zombie has ended, as its parent will be told. `None` for one that lives or is gone.

@@ -401,7 +401,6 @@ impl Supervisor {
             leave |= signal == Signal::TERM && Pid::parent() != self.parent;
         }
         self.reap();
-        self.recorder.watch_zombies();
         Ok(leave)
     }
 

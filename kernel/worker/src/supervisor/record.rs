@@ -1,5 +1,5 @@
 //! The record of a cell's processes: the loop's side of it. `tracer` is the thread that follows the
-//! processes, `log` what is known and written down, `delays` how long a run's processes are held to disturb it.
+//! processes, `log` what is known and written down, `stops` that of stopped processes, `delays` how long a run's processes are held to disturb it.
 //!
 //! What it changes for those who are followed: nobody else can trace them (`strace`, `gdb`), programs
 //! with set-user-ID bits run without that, and calls that fail with EINTR after a stop (epoll_wait(2),
@@ -12,22 +12,24 @@
 
 mod delays;
 mod log;
+mod stops;
 mod tracer;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use forklab_sys::process::{ExitStatus, Pid, reap_any};
-use forklab_sys::procfs::{ended, stat};
+use forklab_sys::procfs::ended;
 use forklab_sys::trace::{self, Zombies};
 
 use super::{Phase, Supervisor};
 use crate::messages::{CellId, FromSupervisor};
 use delays::Delays;
 use log::State;
+use stops::Look;
 use tracer::{Letter, Order, lock};
 
 /// Between two looks while a task runs.
@@ -42,13 +44,6 @@ const COST: u32 = 20;
 /// The tracer's answers come at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// So many zombies are waited for; of more, we look.
-const MOST_WAITED_FOR: usize = 64;
-
-/// So many looks in a row must find a stopped process awake: it is not quite asleep when it was just
-/// let go.
-const LOOKS_AWAKE: u32 = 2;
-
 /// The next that is heard of a parent that waits comes this soon after its child's end, on a busy machine too.
 const LATELY: Duration = Duration::from_millis(20);
 
@@ -60,13 +55,15 @@ const BATCH: usize = 2000;
 pub struct Recorder {
     state: Arc<Mutex<State>>,
     tracer: Option<(Sender<Letter>, Pid)>,
-    zombies: Zombies,
+    zombies: OwnedFd,
     next_look: Option<Instant>,
 }
 
 impl Recorder {
     pub fn new() -> io::Result<Recorder> {
-        Ok(Recorder { state: Arc::default(), tracer: None, zombies: Zombies::none()?, next_look: None })
+        let watched = Zombies::none()?;
+        let zombies = watched.as_fd().try_clone_to_owned()?;
+        Ok(Recorder { state: Arc::new(Mutex::new(State::new(watched))), tracer: None, zombies, next_look: None })
     }
 
     pub fn next_look(&self) -> Option<Instant> {
@@ -155,72 +152,40 @@ impl Recorder {
         Ok((letters, *pid))
     }
 
-    /// Zombies whose parents do not reap them at once: waits for it.
-    pub fn watch_zombies(&mut self) {
-        let mut state = lock(&self.state);
-        if state.zombies.iter().filter(|zombie| zombie.lasting).count() <= self.zombies.count() {
-            return;
-        }
-        let lasting: Vec<Pid> = state.zombies.iter().filter(|zombie| zombie.lasting).map(|zombie| zombie.pid).collect();
-        for pid in lasting {
-            if self.zombies.count() >= MOST_WAITED_FOR || self.zombies.waits_for(pid) {
-                continue;
-            }
-            if self.zombies.add(pid).is_err() && !trace::exists(pid) {
-                state.reaped_by_parent(pid);
-            }
-        }
-    }
-
-    /// Zombies of which we wanted to hear were reaped.
+    /// Zombies of whom we wanted to hear were reaped.
     pub fn on_reaped(&mut self) {
-        while let Some(pid) = self.zombies.reaped() {
-            lock(&self.state).reaped_by_parent(pid);
-        }
+        lock(&self.state).hear_of_reaped();
     }
 
-    /// Those who are stopped and not traced: which go on, which have ended. Returns who is to be
-    /// followed again.
+    /// Those who are stopped and not traced: writes down which have ended. Returns those of whom the tracer
+    /// is to find out, see `stops`.
     fn look_at_parked(&mut self) -> Vec<Pid> {
         let mut state = lock(&self.state);
-        let mut awake = Vec::new();
-        let mut gone = Vec::new();
-        for (pid, parked) in &mut state.parked {
-            match stat(*pid).filter(|stat| stat.identity == parked.identity) {
-                Some(stat) if stat.zombie => gone.push((*pid, ended(*pid))),
-                Some(stat) if stat.state == 'T' => parked.awake = 0,
-                Some(_) => {
-                    parked.awake += 1;
-                    if parked.awake >= LOOKS_AWAKE {
-                        awake.push(*pid);
-                    }
-                }
-                None => gone.push((*pid, None)),
+        let looks = state.parked.iter_mut().map(|(pid, parked)| (*pid, parked.look()));
+        let mut doubtful = Vec::new();
+        for (pid, look) in looks.collect::<Vec<(Pid, Look)>>() {
+            match look {
+                Look::Asleep | Look::Settling => {}
+                Look::Zombie => match ended(pid) {
+                    Some(status) => state.ended(pid, status),
+                    None => doubtful.push(pid),
+                },
+                Look::Awake | Look::Gone => doubtful.push(pid),
             }
         }
-        for (pid, status) in gone {
-            match status {
-                Some(status) => state.ended(pid, status),
-                None => state.lost(pid),
-            }
-        }
-        awake
+        doubtful
     }
 
     /// A cell's record is over: its processes are not known any more, whatever is still heard of them.
     fn end(&mut self, cell: CellId) {
-        for zombie in lock(&self.state).end(cell) {
-            self.zombies.forget(zombie);
-        }
+        lock(&self.state).end(cell);
     }
 
     fn take(&mut self, lately: Duration) -> Vec<(CellId, Vec<forklab_record::Event>, Vec<String>)> {
-        self.on_reaped();
         let mut state = lock(&self.state);
         state.sweep_late(lately);
         let taken = state.take();
-        drop(state);
-        self.watch_zombies();
+        state.watch_zombies();
         taken
     }
 }
@@ -234,8 +199,8 @@ impl Supervisor {
     pub fn look_at_record(&mut self) -> io::Result<()> {
         let began = Instant::now();
         for pid in self.recorder.look_at_parked() {
-            // One that cannot be followed again is gone, or somebody else's tracee; the next look tells.
-            let _ = self.recorder.ask(Order::Attach(pid));
+            // What has not been found out yet is found by the next look.
+            let _ = self.recorder.ask(Order::LookAgain(pid));
         }
         self.send_record(LATELY)?;
         let busy = matches!(self.phase, Phase::Busy { .. });

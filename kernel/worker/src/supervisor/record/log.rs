@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use forklab_record::{Event, Status, What};
 use forklab_sys::process::{ExitStatus, Pid, Signal};
-use forklab_sys::procfs::{Identity, children, command_line, handles, stat};
-use forklab_sys::trace::{Origin, Received, exists, now};
+use forklab_sys::procfs::{command_line, handles, stat};
+use forklab_sys::trace::{Origin, Received, Zombies, exists, now};
 
 use super::delays::{Delays, Point};
+use super::stops::{Parked, will_speak};
 use crate::messages::CellId;
 
 /// So many events of one cell are recorded.
@@ -17,6 +18,9 @@ const MOST_EVENTS: usize = 10_000;
 
 /// So many processes are followed at once. A fork bomb has better to do than to wait for us.
 const MOST_PROCESSES: usize = 250;
+
+/// So many zombies are watched; of more, we look.
+const MOST_WATCHED: usize = 64;
 
 /// So many cells' counts are remembered.
 const CELLS: usize = 50;
@@ -30,8 +34,10 @@ const BELIEVED: Duration = Duration::from_millis(1);
 pub struct Process {
     pub cell: CellId,
     pub parent: Pid,
-    /// A signal has stopped it.
-    stopped: bool,
+    /// A signal has stopped it, as far as is known.
+    pub(super) stopped: bool,
+    /// It seems to go on, and is followed again to learn whether it does.
+    pub(super) doubted: bool,
     /// Whether it handled SIGCHLD when somebody looked.
     hears_of_children: Option<(Instant, bool)>,
     /// By order of fork in a run that is perturbed.
@@ -57,14 +63,6 @@ pub struct Zombie {
     number: u64,
 }
 
-/// A process that is stopped, and not traced so that everybody sees it stopped and not traced.
-#[derive(Debug)]
-pub struct Parked {
-    pub identity: Identity,
-    /// How many looks in a row have not found it stopped.
-    pub awake: u32,
-}
-
 /// One cell's record, as far as it was not handed out.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -77,13 +75,15 @@ pub struct Log {
 }
 
 /// All that is known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct State {
     /// The threads that are traced, and whose they are.
     pub threads: HashMap<Pid, Pid>,
     pub processes: HashMap<Pid, Process>,
     pub parked: HashMap<Pid, Parked>,
     pub zombies: Vec<Zombie>,
+    /// Those of whose reaping the system tells.
+    watched: Zombies,
     /// The supervisor's own children that its tracer has reaped.
     pub reaped_here: Vec<(Pid, ExitStatus)>,
     /// Of the task that runs, or ran last.
@@ -92,6 +92,20 @@ pub struct State {
 }
 
 impl State {
+    /// Nothing is known.
+    pub fn new(watched: Zombies) -> State {
+        State {
+            threads: HashMap::new(),
+            processes: HashMap::new(),
+            parked: HashMap::new(),
+            zombies: Vec::new(),
+            watched,
+            reaped_here: Vec::new(),
+            delays: None,
+            logs: BTreeMap::new(),
+        }
+    }
+
     /// Whether there is nothing to write down, now or later.
     pub fn is_empty(&self) -> bool {
         self.processes.is_empty() && self.zombies.is_empty() && self.logs.values().all(Log::is_empty)
@@ -112,15 +126,15 @@ impl State {
     pub fn begin(&mut self, worker: Pid, cell: CellId) {
         let parent = Pid::this();
         let known = self.processes.entry(worker).or_insert(Process::new(cell, parent));
-        *known = Process { stopped: known.stopped, begun: true, ..Process::new(cell, parent) };
+        *known = Process { stopped: known.stopped, doubted: known.doubted, begun: true, ..Process::new(cell, parent) };
         self.logs.entry(cell).or_default();
         while self.logs.len() > CELLS {
             self.logs.pop_first();
         }
     }
 
-    /// A cell's record is over, whoever of its processes still lives. Returns its zombies.
-    pub fn end(&mut self, cell: CellId) -> Vec<Pid> {
+    /// A cell's record is over, whoever of its processes still lives.
+    pub fn end(&mut self, cell: CellId) {
         self.logs.remove(&cell);
         self.delays.take_if(|delays| delays.cell == cell);
         self.processes.retain(|_, process| process.cell != cell);
@@ -128,7 +142,7 @@ impl State {
         let (over, zombies) = std::mem::take(&mut self.zombies).into_iter().partition(|zombie| zombie.cell == cell);
         self.zombies = zombies;
         let over: Vec<Zombie> = over;
-        over.iter().map(|zombie| zombie.pid).collect()
+        over.iter().for_each(|zombie| self.watched.forget(zombie.pid));
     }
 
     /// What was written down since the last time, by cell.
@@ -143,7 +157,7 @@ impl State {
         .collect()
     }
 
-    fn note(&mut self, cell: CellId, pid: Pid, what: What) {
+    pub(super) fn note(&mut self, cell: CellId, pid: Pid, what: What) {
         let Some(log) = self.logs.get_mut(&cell) else { return };
         log.count += 1;
         if log.count <= MOST_EVENTS {
@@ -167,7 +181,7 @@ impl State {
         }
     }
 
-    fn note_of(&mut self, process: Pid, what: What) {
+    pub(super) fn note_of(&mut self, process: Pid, what: What) {
         if let Some(cell) = self.processes.get(&process).map(|process| process.cell) {
             self.note(cell, process, what);
         }
@@ -244,6 +258,7 @@ impl State {
     }
 
     fn reaped(&mut self, zombie: Zombie, by: Pid) {
+        self.watched.forget(zombie.pid);
         self.note(zombie.cell, by, What::Reaped(zombie.pid.as_raw()));
     }
 
@@ -264,6 +279,30 @@ impl State {
         }
     }
 
+    /// Has the system tell when the zombies are reaped that last. The tracer does so before a parent goes on
+    /// that may reap next: the loop would be late on a busy machine, and nobody would know when it did.
+    pub fn watch_zombies(&mut self) {
+        let lasting: Vec<Pid> = self.zombies.iter().filter(|zombie| zombie.lasting).map(|zombie| zombie.pid).collect();
+        if lasting.len() <= self.watched.count() {
+            return;
+        }
+        for pid in lasting {
+            if self.watched.count() >= MOST_WATCHED || self.watched.waits_for(pid) {
+                continue;
+            }
+            if self.watched.add(pid).is_err() && !exists(pid) {
+                self.reaped_by_parent(pid);
+            }
+        }
+    }
+
+    /// Watched zombies were reaped.
+    pub fn hear_of_reaped(&mut self) {
+        while let Some(pid) = self.watched.reaped() {
+            self.reaped_by_parent(pid);
+        }
+    }
+
     /// Looks which zombies are gone, now that something has happened to this process: the new ones, and
     /// its own children. Returns whether some have been found to last.
     pub fn sweep(&mut self, process: Option<Pid>) -> bool {
@@ -280,11 +319,19 @@ impl State {
     }
 
     /// Looks which zombies are gone, at a moment at which nothing has happened; those left out that
-    /// have ended so lately that something will.
+    /// have ended so lately that something will, and those whose parents have news for the tracer.
     pub fn sweep_late(&mut self, lately: Duration) {
         let before = now().saturating_sub(lately.as_nanos() as u64);
-        let gone = |zombie: &&Zombie| zombie.since <= before && !exists(zombie.pid);
-        for zombie in self.zombies.iter().filter(gone).copied().collect::<Vec<Zombie>>() {
+        let gone = |zombie: &&Zombie| {
+            zombie.since <= before && !exists(zombie.pid) && (lately.is_zero() || !will_speak(self, zombie.parent))
+        };
+        let gone: Vec<Zombie> = self.zombies.iter().filter(gone).copied().collect();
+        // Of those who are watched the system has told when they were gone.
+        self.hear_of_reaped();
+        for zombie in gone {
+            if !self.zombies.iter().any(|known| known.pid == zombie.pid) {
+                continue;
+            }
             self.gap_in(zombie.cell, "when a zombie was reaped is known to some milliseconds only".to_owned());
             self.reaped_by_parent(zombie.pid);
         }
@@ -320,42 +367,6 @@ impl State {
                 hears
             }
         }
-    }
-
-    /// A thread takes part in its process's stop, and is let go, stopped, so that `ps` and the parent
-    /// see what they would see without us.
-    pub fn stopped(&mut self, thread: Pid, process: Pid, signal: Signal) {
-        self.threads.remove(&thread);
-        let Some(known) = self.processes.get_mut(&process) else { return };
-        let cell = known.cell;
-        if !std::mem::replace(&mut known.stopped, true) {
-            self.note(cell, process, What::Stopped(signal.as_raw()));
-        }
-        if let Some(stat) = stat(process) {
-            self.parked.insert(process, Parked { identity: stat.identity, awake: 0 });
-        }
-    }
-
-    /// A stopped process goes on.
-    pub fn continued(&mut self, process: Pid) {
-        self.parked.remove(&process);
-        let Some(known) = self.processes.get_mut(&process) else { return };
-        if std::mem::replace(&mut known.stopped, false) {
-            self.note_of(process, What::Continued);
-        }
-        // What it has forked before it was traced again.
-        for child in children(process) {
-            if !self.processes.contains_key(&child) && !self.zombies.iter().any(|zombie| zombie.pid == child) {
-                self.gap(process, format!("what process {process} did within the first moments after it went on"));
-            }
-        }
-    }
-
-    /// A process that was stopped and not traced has ended, and nobody can say how.
-    pub fn lost(&mut self, process: Pid) {
-        self.parked.remove(&process);
-        self.gap(process, format!("how process {process}, which was stopped, has ended"));
-        self.processes.remove(&process);
     }
 
     /// Nobody is followed any more.
@@ -416,7 +427,17 @@ impl State {
 
 impl Process {
     fn new(cell: CellId, parent: Pid) -> Process {
-        Process { cell, parent, stopped: false, hears_of_children: None, number: 0, forks: 0, execs: 0, begun: false }
+        Process {
+            cell,
+            parent,
+            stopped: false,
+            doubted: false,
+            hears_of_children: None,
+            number: 0,
+            forks: 0,
+            execs: 0,
+            begun: false,
+        }
     }
 }
 

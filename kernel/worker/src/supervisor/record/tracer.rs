@@ -1,16 +1,17 @@
 //! The thread that follows the processes: it waits for their stops, writes down what has happened and
-//! lets them go on. It reaps the supervisor's children, too, see [`trace::next`], and tells the loop. It is a thread of its own because a process waits for it at each fork: the loop's
-//! looks at hundreds of processes would be the length of that wait.
+//! lets them go on. It reaps the supervisor's children, too, see [`trace::next`], and tells the loop. It is a
+//! thread of its own because a process waits for it at each fork: the loop's looks at hundreds of processes
+//! would be the length of that wait.
 //!
 //! - A new process's first stop may come before its parent's word that it has forked: it waits for that
 //!   word (`early`). A parent that is killed before it says it never will: when nothing else is to be
 //!   heard, `/proc` tells who the parent is.
 //! - A new process may be killed before that word, too: its end is kept (`stillborn`) until it comes.
-//! - A process of a run that is perturbed is let go later (`held`); the thread goes on hearing of others
+//! - A process of a run that is perturbed is let go later (`held`), as is a parent whose child stops; the thread goes on hearing of others
 //!   meanwhile, and looks every [`BETWEEN_LOOKS`] whether it is time. One that is killed while it is held
 //!   cannot be let go, and its end is heard of.
-//! - A stopped process is let go, see [`State::stopped`]. Its parent's SIGCHLD tells when it goes on, or
-//!   a look of the loop's does.
+//! - A stopped process is let go, see `stops`. Its parent's SIGCHLD tells when it goes on, or a look of the
+//!   loop's does.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,6 +24,7 @@ use forklab_sys::procfs::{is_thread_of, process_of, stat, threads};
 use forklab_sys::trace::{self, Origin, Received, Seen};
 
 use super::log::State;
+use super::stops::{Look, SETTLING, will_speak};
 
 /// So many ends are kept for parents that have not spoken yet.
 const MOST_STILLBORN: usize = 100;
@@ -38,6 +40,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_micros(100);
 pub enum Order {
     /// Follow this process, and what it forks.
     Attach(Pid),
+    /// Find out what has become of this one, which was stopped and not traced.
+    LookAgain(Pid),
     /// Follow nobody. Answered when this one is followed no more.
     LetGo(Pid),
 }
@@ -87,12 +91,20 @@ pub fn run(state: &Mutex<State>, letters: &Receiver<Letter>) {
     }
 }
 
+/// One that goes on later.
+struct Held {
+    until: Instant,
+    /// Sooner, once this child has stopped.
+    child: Option<Pid>,
+    thread: Pid,
+    signal: Option<Signal>,
+}
+
 struct Tracer<'a> {
     state: &'a Mutex<State>,
     early: Vec<Pid>,
     stillborn: HashMap<Pid, ExitStatus>,
-    /// Who goes on when, and with which signal.
-    held: Vec<(Instant, Pid, Option<Signal>)>,
+    held: Vec<Held>,
     /// Who is waited for until it is followed no more, and who wants to know.
     leaving: Option<(Pid, Sender<io::Result<()>>)>,
     letting_go: bool,
@@ -106,11 +118,14 @@ impl Tracer<'_> {
                 // Those that were reaped in the meantime have parents that will not speak, and their pids may
                 // be others' soon. A parent that has not spoken yet stands still, and has not reaped.
                 self.stillborn.retain(|pid, _| trace::exists(*pid));
-                let mut state = lock(self.state);
-                let attached = attach(&mut state, process);
-                state.continued(process);
+                let attached = follow(&mut lock(self.state), process);
                 // Nobody waits any more: then nobody wants to know.
                 let _ = answer.send(attached);
+            }
+            Order::LookAgain(process) => {
+                self.look_again(process);
+                // As above.
+                let _ = answer.send(Ok(()));
             }
             Order::LetGo(process) => {
                 self.letting_go = true;
@@ -122,6 +137,25 @@ impl Tracer<'_> {
                 self.leaving = Some((process, answer));
                 self.answer_if_left();
             }
+        }
+    }
+
+    /// What has become of one that was stopped and not traced. This thread has written down all that it
+    /// has heard when it comes here, unlike the loop's when it looked.
+    fn look_again(&mut self, process: Pid) {
+        let mut state = lock(self.state);
+        let known = state.processes.get(&process).map(|known| known.parent);
+        let (Some(parked), Some(parent)) = (state.parked.get_mut(&process), known) else { return };
+        match parked.look() {
+            // Nobody is to be followed.
+            Look::Awake if self.letting_go => {
+                state.parked.remove(&process);
+                state.processes.remove(&process);
+            }
+            // One that cannot be followed is about to end, or somebody else's tracee.
+            Look::Awake => drop(follow(&mut state, process)),
+            Look::Gone if !will_speak(&state, parent) => state.lost(process),
+            Look::Gone | Look::Asleep | Look::Settling | Look::Zombie => {}
         }
     }
 
@@ -153,7 +187,13 @@ impl Tracer<'_> {
         // heard of it.
         let process = state.threads.get(&thread).copied();
         if state.sweep(process) {
-            trace::alert();
+            state.watch_zombies();
+        }
+        if let Some(process) = process
+            && state.is_doubted(process)
+            && shows_awake(seen)
+        {
+            state.continued(process);
         }
         match (seen, process) {
             (Seen::Ended(status), Some(process)) if process == thread => on_end(&mut state, process, status),
@@ -189,16 +229,7 @@ impl Tracer<'_> {
                 let delay = if is_thread { Duration::ZERO } else { state.delay_of_fork(process) };
                 self.resume_after(delay, &mut state, thread, None);
             }
-            (Seen::Signal(received), process) => {
-                let mut delay = Duration::ZERO;
-                if let Some(process) = process {
-                    on_signal(&mut state, process, received);
-                    if let Origin::ChildEnded(child, _) = received.origin {
-                        delay = state.delay_of_wait(process, child);
-                    }
-                }
-                self.resume_after(delay, &mut state, thread, Some(received.signal));
-            }
+            (Seen::Signal(received), process) => self.on_signal(&mut state, thread, process, received),
             (Seen::Ending, _) => {
                 let delay = state.delay_of_end(thread);
                 self.resume_after(delay, &mut state, thread, None);
@@ -216,6 +247,34 @@ impl Tracer<'_> {
         }
         drop(state);
         self.answer_if_left();
+    }
+
+    fn on_signal(&mut self, state: &mut State, thread: Pid, process: Option<Pid>, received: Received) {
+        let signal = Some(received.signal);
+        let Some(process) = process else { return self.resume(state, thread, signal) };
+        state.signalled(process, received);
+        let mut delay = Duration::ZERO;
+        match received.origin {
+            Origin::ChildContinued(child) if state.parked.contains_key(&child) || state.is_doubted(child) => {
+                // Where it is gone already, the next that is heard of it is its end.
+                let _ = attach(state, child);
+                state.continued(child);
+            }
+            Origin::ChildEnded(child, status) => {
+                if state.parked.contains_key(&child) {
+                    state.ended(child, status);
+                }
+                delay = state.delay_of_wait(process, child);
+            }
+            // It is to find its child asleep, see `stops`.
+            Origin::ChildStopped(child) if !self.letting_go && state.is_stopping(child) => {
+                let until = Instant::now() + SETTLING;
+                self.held.push(Held { until, child: Some(child), thread, signal });
+                return;
+            }
+            _ => {}
+        }
+        self.resume_after(delay, state, thread, signal);
     }
 
     /// A tracee has a new child or thread.
@@ -245,16 +304,19 @@ impl Tracer<'_> {
             return None;
         }
         let now = Instant::now();
-        let (due, held) = std::mem::take(&mut self.held).into_iter().partition(|(at, ..)| *at <= now);
-        self.held = held;
-        let due: Vec<(Instant, Pid, Option<Signal>)> = due;
         let mut state = lock(self.state);
-        for (_, thread, signal) in due {
+        let letting_go = self.letting_go;
+        let mut is_due =
+            |held: &Held| held.until <= now || held.child.is_some_and(|child| letting_go || !state.is_stopping(child));
+        let (due, held) = std::mem::take(&mut self.held).into_iter().partition(&mut is_due);
+        self.held = held;
+        let due: Vec<Held> = due;
+        for Held { thread, signal, .. } in due {
             self.resume(&mut state, thread, signal);
         }
         drop(state);
         self.answer_if_left();
-        self.held.iter().map(|(at, ..)| at.saturating_duration_since(now)).min()
+        self.held.iter().map(|held| held.until.saturating_duration_since(now)).min()
     }
 
     /// Lets a tracee go on by and by.
@@ -262,7 +324,7 @@ impl Tracer<'_> {
         if delay.is_zero() || self.letting_go {
             self.resume(state, thread, signal);
         } else {
-            self.held.push((Instant::now() + delay, thread, signal));
+            self.held.push(Held { until: Instant::now() + delay, child: None, thread, signal });
         }
     }
 
@@ -311,17 +373,21 @@ fn orphan(state: &State, process: Pid) -> bool {
     state.processes.get(&process).is_none_or(|known| !trace::exists(known.parent))
 }
 
-fn on_signal(state: &mut State, process: Pid, received: Received) {
-    state.signalled(process, received);
-    match received.origin {
-        Origin::ChildContinued(child) if state.parked.contains_key(&child) => {
-            // Where it is gone already, the next look finds that.
-            let _ = attach(state, child);
-            state.continued(child);
+/// Whether a thread's process is not stopped, and was not killed while it was: nobody else comes to this.
+fn shows_awake(seen: Seen) -> bool {
+    !matches!(seen, Seen::Stopped(_) | Seen::Ending | Seen::Ended(ExitStatus::Signaled { .. }))
+}
+
+/// Follows a process; where it was stopped, asks whether it still is.
+fn follow(state: &mut State, process: Pid) -> io::Result<()> {
+    attach(state, process)?;
+    if state.doubt(process) {
+        for (thread, _) in state.threads.iter().filter(|(_, of)| **of == process) {
+            // One that is gone has another way to be heard of.
+            let _ = trace::interrupt(*thread);
         }
-        Origin::ChildEnded(child, status) if state.parked.contains_key(&child) => state.ended(child, status),
-        _ => {}
     }
+    Ok(())
 }
 
 /// Follows every thread of a process. New ones come while we look, and are followed already where the
@@ -336,6 +402,7 @@ fn attach(state: &mut State, process: Pid) -> io::Result<()> {
             match trace::seize(thread, state.delays.is_some()) {
                 Ok(()) => {
                     state.threads.insert(thread, process);
+                    state.parked.remove(&process);
                     new = true;
                 }
                 Err(error) if thread == process => return Err(error),
