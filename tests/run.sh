@@ -4,7 +4,7 @@
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    without the browser
-#   tests/run.sh STEP...    only these steps: format layering lint rust kernel abuse lessons install lab leftovers
+#   tests/run.sh STEP...    only these steps: format layering lint rust kernel abuse lessons install lab bench leftovers
 #
 # Everything is built in target/, installed below a prefix that is thrown away, and served on 127.0.0.1.
 # shellcheck disable=SC2317  # some functions are called by a trap or by another bash
@@ -19,7 +19,7 @@ readonly build_directory=${CARGO_TARGET_DIR:-$root/target}
 readonly venv=$build_directory/test-venv
 readonly python=$venv/bin/python
 
-readonly all_steps=(format layering lint rust kernel abuse lessons install lab leftovers)
+readonly all_steps=(format layering lint rust kernel abuse lessons install lab bench leftovers)
 
 passed=0
 failed=0
@@ -226,6 +226,8 @@ main() {
     if wanted lab && [[ $quick == no ]]; then
         pytest lab 600 test_lab.py
     fi
+    # Whether it measures; what it measures is not judged. It has a zygote of its own, and ends it.
+    ! wanted bench || step bench 900 env --unset=FORKLAB_ZYGOTE tests/bench/run.sh --prefix "$FORKLAB_TEST_PREFIX" --short
     ! wanted leftovers || step leftovers 60 bash -c leftovers
     finished=yes
     printf '\n%d s\n%d passed, %d failed\n' "$((SECONDS - began))" "$passed" "$failed"
