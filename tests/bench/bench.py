@@ -277,7 +277,7 @@ class Bench:
 
     @staticmethod
     def bytes_of(subject: Subject, what: str) -> int:
-        return sum(facts.memory(pid)[what] for pid in facts.marked(subject.mark))
+        return sum(facts.memory(pid)[what] for pid in subject.processes())
 
     def checkpoint(self):
         """The far side alone, by the Rust program beside this one, which prints a JSON line for each sample."""
