@@ -21,7 +21,7 @@ pub fn complete(code: &str, position: usize) -> Option<Completion> {
         return Some(Completion { start: begin + indent, matches: names(typed.trim_start()) });
     };
     let magic = magic_of(&typed[indent..indent + space])?;
-    let word = typed.rfind(char::is_whitespace).map_or(0, |at| at + 1);
+    let word = typed.trim_end_matches(|sign: char| !sign.is_whitespace()).len();
     Some(words(magic, typed, word, begin))
 }
 
@@ -128,6 +128,12 @@ mod tests {
         for cell in ["let x = 1;\n%ti|", "x |", "%%time\nstd::|", "/*\n%ti|\n*/", "%nothing o|", "|"] {
             assert_eq!(at(cell), None, "{cell:?}");
         }
+    }
+
+    #[test]
+    fn a_wide_space_ends_a_word() {
+        assert!(found("%%limit\u{a0}|").1.contains(&"procs=".to_owned()));
+        assert_eq!(found("%checkpoint\u{3000}o|"), ("o".to_owned(), vec!["on".to_owned(), "off".to_owned()]));
     }
 
     #[test]
