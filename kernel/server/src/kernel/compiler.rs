@@ -161,7 +161,9 @@ impl Compiler {
         if self.spawned_pid().is_some() || self.state != State::Starting {
             return Ok(false);
         }
-        self.process.take().inspect(Process::end_engine);
+        if let Some(process) = self.process.take() {
+            process.end_engine();
+        }
         // Not asked again: what has failed once is not worth the time.
         self.zygote = None;
         let begun = begin(&self.program, &self.runtime, None)?;
@@ -303,7 +305,9 @@ impl Compiler {
 
     /// Ends the engine; its channel then closes. Programs that it runs (cargo, rustc) end with it.
     pub fn kill(&mut self) {
-        self.process.as_ref().inspect(|process| process.end_engine());
+        if let Some(process) = &self.process {
+            process.end_engine();
+        }
     }
 
     /// The number of the last reset; runs that carry another are nobody's.
@@ -368,13 +372,17 @@ impl Compiler {
         };
         let gone = self.process.as_ref().is_none_or(|process| process.is_gone_by(deadline));
         if !spawned || !gone {
-            self.process.as_ref().inspect(|process| process.end_engine());
+            if let Some(process) = &self.process {
+                process.end_engine();
+            }
             if let Origin::Spawned(child) = &mut self.origin {
                 let _ = child.wait();
             }
         }
         // It writes nothing, but its directory is about to be removed.
-        standby.map(|standby| standby.is_gone_by(Instant::now() + LEAVE));
+        if let Some(standby) = standby {
+            standby.is_gone_by(Instant::now() + LEAVE);
+        }
     }
 
     /// The processes of ours that compile: the engine, its standby, and what they run.
@@ -490,8 +498,14 @@ fn begin(program: &Path, runtime: &Path, zygote: Option<&Zygote>) -> io::Result<
 /// A build directory for a fork of the zygote: never the one of an engine that is started because the
 /// zygote did not answer in time, and that it would fill nevertheless.
 fn fresh_directory(runtime: &Path) -> PathBuf {
-    let names = (1..).map(|number| runtime.join(format!("warm-{number}")));
-    names.into_iter().find(|path| !path.exists()).unwrap_or_else(|| runtime.join("warm"))
+    let mut number = 1;
+    loop {
+        let directory = runtime.join(format!("warm-{number}"));
+        if !directory.exists() {
+            return directory;
+        }
+        number += 1;
+    }
 }
 
 /// Requests that wait for the engine's answer.

@@ -7,25 +7,26 @@
 //!
 //! Only the event loop moves a cell on: by an answer of the supervisor, the runner or the engine,
 //! by an interrupt, or by the end of one of those processes (`deaths`). Each of these can come at any
-//! stage; the functions are written by event and look at the stage.
+//! stage; the functions are written by event and look at the stage. Those of its runs are in `runs`, those of
+//! its end in `conclusion`.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::time::Instant;
 
-use forklab_engine::messages::{FromRunner, Ran, ToEngine, ToRunner, Verdict};
-use forklab_worker::messages::{CellId, Limits, Outcome, Report, Task, ToSupervisor};
-use jupyter_protocol::messaging::{ExecuteInput, ExecuteReply, ExecuteRequest, ReplyError, ReplyStatus};
+use forklab_engine::messages::{ToEngine, Verdict};
+use forklab_worker::messages::{CellId, Limits, Task, ToSupervisor};
+use jupyter_protocol::messaging::{ExecuteInput, ExecuteRequest, ReplyError};
 
 use super::compiler::{Bundle, State};
+use super::conclusion::count;
+use super::delivery::LiveOutput;
 use super::magics::observe::{Repeat, Trace};
 use super::magics::{Cell, MagicError, Script, Step, Wait};
 use super::observing::Time;
 use super::output::Output;
 use super::repeating::Repeating;
-use super::{Kernel, bounds, processes, recording, report, show};
+use super::{Kernel, bounds, processes, report};
 use crate::jupyter::Origin;
 use crate::limits;
 
@@ -62,16 +63,16 @@ pub struct Execution {
     wait: Option<Wait>,
     pub(super) limits: Limits,
     /// How many forks were refused for the limit of processes.
-    refused_forks: u64,
+    pub(super) refused_forks: u64,
     rust: Option<String>,
-    writers: [OwnedFd; 2],
-    results: Vec<Bundle>,
+    pub(super) writers: [OwnedFd; 2],
+    pub(super) results: Vec<Bundle>,
     /// `%%trace`
     pub(super) trace: Option<Trace>,
     /// `%%time`
     pub(super) time: Time,
     /// `%%repeat`
-    repeat: Option<Repeat>,
+    pub(super) repeat: Option<Repeat>,
     pub(super) repeating: Option<Repeating>,
     /// It was repeated, and what it defines is not kept.
     pub(super) repeated: bool,
@@ -222,7 +223,7 @@ impl Kernel {
         if coloured {
             output.keep_writers();
         }
-        let live = super::LiveOutput { output, parent, limits, limit, ended: false, hidden: false, coloured };
+        let live = LiveOutput { output, parent, limits, limit, ended: false, hidden: false, coloured };
         self.outputs.insert(cell, live);
         self.executions.insert(cell, execution);
         Ok(Prepared { cell, parsed, limits, writers })
@@ -287,173 +288,6 @@ impl Kernel {
         }
     }
 
-    fn run_task(&mut self, task: Task) {
-        let Some(running) = &mut self.running else { return };
-        running.begun.get_or_insert_with(Instant::now);
-        running.time.begin();
-        let (cell, execution, limits) = (running.cell, running.execution, running.limits);
-        let record = self.recording.always || running.trace.is_some();
-        if !self.recording.is_of(cell) {
-            self.recording.write_last_run();
-        }
-        self.recording.begin(cell, execution, self.worker, record);
-        if let Some(live) = self.outputs.get_mut(&cell) {
-            live.output.listen(true);
-        }
-        let checkpoint = self.checkpoints;
-        let run = ToSupervisor::Run { cell, task, checkpoint, limits, record, undo: false, cpus: None, perturb: None };
-        let Some(running) = &self.running else { return };
-        let sent = self.far.run(&run, &running.writers);
-        self.look_at_sent(sent);
-    }
-
-    /// Sends the run of a repeated cell.
-    pub(super) fn send_run(&mut self, run: &ToSupervisor, writers: &[OwnedFd; 2]) {
-        let sent = self.far.run(run, writers);
-        self.look_at_sent(sent);
-    }
-
-    fn look_at_sent(&mut self, sent: io::Result<()>) {
-        let Some(running) = &mut self.running else { return };
-        let Err(error) = sent else { return };
-        if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-            // The supervisor has ended; that is the next event, and finds the cell in its stage.
-            return;
-        }
-        running.error = Some(report::kernel(format!("the cell could not be handed to its process: {error}")));
-        match running.stage {
-            Stage::Running(id) => {
-                running.stage = Stage::Settling(id);
-                self.answer_run(&ToRunner::Dropped);
-            }
-            _ => self.finish(),
-        }
-    }
-
-    /// The runner has something to run.
-    pub(super) fn on_runner(&mut self, message: FromRunner) {
-        tracing::debug!(?message, "from the runner");
-        let FromRunner::Run { library, function, epoch } = message;
-        if epoch != self.compiler.epoch() {
-            // Asked for by an engine that has died meanwhile; nobody waits for an answer.
-            return;
-        }
-        self.compiler.runner_asks();
-        self.run_unless_lost(library, function, self.told_losses);
-    }
-
-    /// The runner, or the engine again, has something to run, for a cell of which it was told with `losses`.
-    pub(super) fn run_unless_lost(&mut self, library: PathBuf, function: String, losses: u64) {
-        if losses == self.losses {
-            self.run_function(library, function);
-        } else {
-            // The worker has lost its variables since the engine was asked, and they are what this is for.
-            self.answer_run(&ToRunner::StateLost);
-        }
-    }
-
-    fn run_function(&mut self, library: PathBuf, function: String) {
-        match &mut self.running {
-            Some(Execution {
-                stage: stage @ (Stage::Compiling(_) | Stage::Settling(_)),
-                interrupted: false,
-                repeat,
-                repeated: false,
-                ..
-            }) => {
-                if let Stage::Compiling(id) | Stage::Settling(id) = *stage {
-                    *stage = Stage::Running(id);
-                }
-                match repeat.clone() {
-                    Some(repeat) => self.begin_repeating(repeat, library, function),
-                    None => self.run_task(Task::Call { library, function }),
-                }
-            }
-            // A cell that was interrupted while it was compiled, or has been repeated: nothing of it runs.
-            _ => self.answer_run(&ToRunner::Dropped),
-        }
-    }
-
-    pub(super) fn answer_run(&mut self, answer: &ToRunner) {
-        if let Err(error) = self.compiler.answer(answer) {
-            tracing::warn!(%error, "who asked for a run has ended before its answer");
-        }
-    }
-
-    /// Has evcxr forget the variables: at once, if it waits for a run, and with the next cell in any case.
-    pub(super) fn tell_state_lost(&mut self) {
-        self.losses += 1;
-        if let Err(error) = self.compiler.tell_state_lost() {
-            tracing::warn!(%error, "who asked for a run has ended before it was told that the variables are lost");
-        }
-    }
-
-    /// A task of the worker's is over.
-    pub(super) fn on_ended(&mut self, cell: CellId, outcome: Outcome, refused_forks: u64) {
-        if self.running.as_ref().is_some_and(|running| running.cell == cell && running.repeating.is_some()) {
-            return self.on_run_ended(cell, outcome);
-        }
-        if let Some(live) = self.outputs.get_mut(&cell) {
-            live.output.read(&mut self.buffer, super::READ_AT_END);
-        }
-        self.hear_all();
-        self.recording.end(cell, recording::ending(&outcome), recording::used(&outcome));
-        let over_limit = self.error_of_limit(cell, &outcome);
-        let Some(running) = self.running.as_mut().filter(|running| running.cell == cell) else {
-            tracing::warn!(?cell, "a task ended that nobody waits for");
-            return;
-        };
-        running.asking = None;
-        running.refused_forks = refused_forks;
-        running.time.end(recording::used(&outcome));
-        let error = running.error.take().or(over_limit);
-        running.error = error.or_else(|| report::outcome(&outcome, &self.sources));
-        let lost = is_lost(&outcome);
-        if lost && !self.checkpoints {
-            running.error.iter_mut().for_each(report::without_checkpoint);
-        }
-        match running.stage {
-            Stage::Shell => {
-                if running.interrupted {
-                    // The shell has ended, and what became of it is no matter of the cell's.
-                    running.error.get_or_insert(report::interrupted(Some(true)));
-                }
-                if lost {
-                    self.tell_state_lost();
-                }
-                self.advance();
-            }
-            Stage::Running(id) => {
-                running.stage = Stage::Settling(id);
-                match outcome {
-                    _ if lost => self.tell_state_lost(),
-                    Outcome::Returned(report) => {
-                        running.results.extend(bundles(&report));
-                        self.answer_run(&ran(&report));
-                    }
-                    _ => self.answer_run(&ToRunner::Dropped),
-                }
-            }
-            Stage::Abandoned => {
-                // The interrupt came too late, or there was nothing to go back to: the worker's
-                // variables are not those that the engine's successor knows.
-                if lost || matches!(outcome, Outcome::Returned(_)) {
-                    self.tell_state_lost();
-                    self.say_variables_lost();
-                }
-                self.finish();
-            }
-            Stage::Between
-            | Stage::Asking
-            | Stage::WaitingForEngine
-            | Stage::Compiling(_)
-            | Stage::Settling(_)
-            | Stage::Waiting => {
-                tracing::warn!(?cell, "a task ended at an unexpected stage");
-            }
-        }
-    }
-
     /// The engine has done with the cell.
     pub(super) fn on_evaluated(&mut self, id: u64, verdict: Verdict) {
         let Some(running) = self
@@ -510,75 +344,6 @@ impl Kernel {
         }
     }
 
-    /// Delivers what was written, then the result or the error, then the reply.
-    pub(super) fn finish(&mut self) {
-        self.show_orders();
-        if let Some(cell) = self.running_cell() {
-            self.deliver_last(cell);
-            self.show_record();
-        }
-        let Some(running) = self.running.take() else { return };
-        let full = self.full_output(running.cell, &running.limits);
-        let Execution { request, results, error, refused, writers, refused_forks, limits, .. } = running;
-        // From here on, only processes of the cell hold its sockets open.
-        drop(writers);
-        let mut error = error.or(full).or_else(|| refused.map(report::input_refused));
-        if let Some(error) = &mut error
-            && refused_forks > 0
-            // Whose own words say it.
-            && error.ename != report::LIMIT_REACHED
-        {
-            error.traceback.push(self.refused_forks(refused_forks, &limits));
-        }
-        if error.is_none() && !request.content.silent {
-            show::results(&self.front, &request.origin, self.count, results);
-        }
-        self.conclude(&request, error.map_or(Ok(()), Err));
-    }
-
-    /// Publishes the error, replies, and says that the kernel is idle.
-    fn conclude(&mut self, request: &Request, end: Result<(), ReplyError>) {
-        let mut reply = ExecuteReply { execution_count: count(self.count), ..ExecuteReply::default() };
-        reply.user_expressions = Some(show::user_expressions(&request.content));
-        // What has been sent by now is queued behind the error. Taken before the reply goes out: a front
-        // end that has the reply may send its next cell at once, and that one is not queued.
-        let aborted =
-            if end.is_err() && request.content.stop_on_error { self.take_queue() } else { Default::default() };
-        if let Err(error) = end {
-            self.front.iopub(Some(&request.origin), show::error_output(&error));
-            reply.status = ReplyStatus::Error;
-            reply.error = Some(Box::new(error));
-        }
-        self.front.reply(&request.origin, reply);
-        self.front.idle(&request.origin);
-        self.abort(aborted);
-    }
-
-    /// Answers every queued cell with `aborted`.
-    pub(super) fn abort_queued(&mut self) {
-        let queued = self.take_queue();
-        self.abort(queued);
-    }
-
-    /// Empties the queue. What the front end has sent by now counts as queued: it is still in our
-    /// inbox when the cells were sent all at once ("run all").
-    fn take_queue(&mut self) -> std::collections::VecDeque<Request> {
-        self.take_incoming_executes();
-        std::mem::take(&mut self.queue)
-    }
-
-    fn abort(&mut self, requests: std::collections::VecDeque<Request>) {
-        for request in requests {
-            self.front.busy(&request.origin);
-            let status = ReplyStatus::Aborted;
-            let user_expressions = Some(Default::default());
-            let execution_count = count(self.count);
-            let reply = ExecuteReply { status, execution_count, user_expressions, ..ExecuteReply::default() };
-            self.front.reply(&request.origin, reply);
-            self.front.idle(&request.origin);
-        }
-    }
-
     /// The cell that is being worked on.
     pub(super) fn running_cell(&self) -> Option<CellId> {
         self.running.as_ref().map(|running| running.cell)
@@ -589,43 +354,4 @@ impl Kernel {
 fn wait_of_graders() -> Option<Wait> {
     let graded = std::env::var_os("NBGRADER_EXECUTION").is_some_and(|value| !value.is_empty());
     graded.then_some(Wait { most: Some(processes::GRADED_WAIT) })
-}
-
-fn count(execution: u32) -> jupyter_protocol::ExecutionCount {
-    jupyter_protocol::ExecutionCount::new(execution as usize)
-}
-
-/// What the engine is told of a function that has returned.
-pub(super) fn ran(report: &Report) -> ToRunner {
-    ToRunner::Ran(Ran {
-        panicked: report.panic.is_some(),
-        failed: report.error.is_some(),
-        lost_variables: report.lost_variables.clone(),
-    })
-}
-
-/// Whether the worker has lost its variables.
-pub(super) fn is_lost(outcome: &Outcome) -> bool {
-    matches!(
-        outcome,
-        Outcome::Died { restored: false, .. }
-            | Outcome::Interrupted { restored: false }
-            | Outcome::Stranded { restored: false, .. }
-            | Outcome::OverLimit { restored: false, .. }
-    )
-}
-
-/// One value may be shown in several forms: forms that follow each other make one bundle, until
-/// a MIME type comes again.
-fn bundles(report: &Report) -> Vec<Bundle> {
-    let mut bundles: Vec<Bundle> = Vec::new();
-    for (mime, content) in &report.displays {
-        match bundles.last_mut() {
-            Some(bundle) if !bundle.contains_key(mime) => {
-                bundle.insert(mime.clone(), content.clone());
-            }
-            _ => bundles.push(BTreeMap::from([(mime.clone(), content.clone())])),
-        }
-    }
-    bundles
 }

@@ -28,7 +28,8 @@ pub struct Far {
 impl Far {
     /// Starts the supervisor, in its own process group: a signal from the terminal of the person
     /// who started the server is not for the cells; and Jupyter kills a kernel by SIGKILL to its
-    /// group, which the supervisor must outlive to end the cells' processes. All that they run together may use `notebook`.
+    /// group, which the supervisor must outlive to end the cells' processes. All that they run together may
+    /// use `notebook`.
     ///
     /// # Errors
     /// Those of socketpair(2), fork(2) and execve(2).

@@ -4,6 +4,7 @@ use forklab_worker::messages::{CellId, ProcessId, ToSupervisor};
 use jupyter_protocol::messaging::{InputReply, Stdio};
 
 use super::Kernel;
+use super::delivery::READ_AT_ONCE;
 use crate::jupyter::Incoming;
 
 /// What a process that reads gets.
@@ -58,7 +59,7 @@ impl Kernel {
     fn ask(&mut self, pid: ProcessId) {
         let Some(running) = &mut self.running else { return };
         let Some(live) = self.outputs.get_mut(&running.cell) else { return };
-        live.output.read(&mut self.buffer, super::READ_AT_ONCE);
+        live.output.read(&mut self.buffer, READ_AT_ONCE);
         let prompt = live.output.take_prompt();
         let pieces = live.output.take_all();
         live.publish(&self.front, &self.recording, pieces);

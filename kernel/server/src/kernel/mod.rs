@@ -7,7 +7,9 @@
 
 mod bounds;
 mod compiler;
+mod conclusion;
 mod deaths;
+mod delivery;
 mod execution;
 mod far;
 mod history;
@@ -20,7 +22,9 @@ mod recording;
 mod repeating;
 mod report;
 mod requests;
+mod runs;
 mod show;
+mod strays;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -31,28 +35,22 @@ use std::time::{Duration, Instant};
 
 use forklab_engine::messages::FromEngine;
 use forklab_engine::zygote::{self, Ember, Zygote};
+use forklab_sys::cgroup;
 use forklab_sys::events::readable;
-use forklab_sys::process::{self, Pid};
 use forklab_sys::ready::wait_readable;
-use forklab_sys::{cgroup, procfs};
-use forklab_worker::messages::{CellId, FromSupervisor, Limits, Reached};
-use jupyter_protocol::messaging::{ReplyError, Stdio};
+use forklab_worker::messages::{CellId, FromSupervisor};
+use jupyter_protocol::messaging::ReplyError;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::compiler::Compiler;
+use self::delivery::LiveOutput;
 use self::execution::{Execution, Request};
 use self::far::Far;
 use self::history::History;
-use self::output::{Output, Piece, Stream};
 use self::recording::Recording;
-use crate::jupyter::{Connection, FrontEnd, Incoming, Origin};
+use crate::jupyter::{Connection, FrontEnd, Incoming};
 use crate::limits::{Ceiling, LimitsError};
-
-/// As much of one stream is read before others have their turn.
-const READ_AT_ONCE: usize = 1 << 20;
-/// More than a socket can hold: a cell's end delivers at most this much of each stream.
-const READ_AT_END: usize = 8 << 20;
 
 /// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,58 +74,6 @@ enum Event {
 enum Flow {
     Continue,
     Leave,
-}
-
-/// The output of a cell that processes can still write to.
-#[derive(Debug)]
-struct LiveOutput {
-    output: Output,
-    /// The request that it belongs to, also after the cell's end.
-    parent: Origin,
-    /// The cell's limits.
-    limits: Limits,
-    /// The one that it reaches when it is full.
-    limit: Reached,
-    /// That it is full was dealt with.
-    ended: bool,
-    /// Nobody is to see it: the output of a run of `%%repeat`.
-    hidden: bool,
-    /// Each writer's text has the colour of its role.
-    coloured: bool,
-}
-
-impl LiveOutput {
-    /// Publishes everything that is in the sockets now.
-    fn deliver(&mut self, front: &FrontEnd, recording: &Recording, buffer: &mut [u8]) {
-        self.output.read(buffer, READ_AT_END);
-        let pieces = self.output.take_all();
-        self.publish(front, recording, pieces);
-    }
-
-    fn publish(&self, front: &FrontEnd, recording: &Recording, pieces: Vec<Piece>) {
-        for mut piece in pieces {
-            if self.hidden {
-                continue;
-            }
-            if self.coloured {
-                recording.colour(&mut piece);
-            }
-            let name = match piece.stream {
-                Stream::Stdout => Stdio::Stdout,
-                Stream::Stderr => Stdio::Stderr,
-            };
-            front.stream(Some(&self.parent), name, &piece.text);
-        }
-    }
-
-    /// When there is something to publish, if nothing more is read. Coloured text waits for the recorder to
-    /// say whose it is, for a while.
-    fn deadline(&self, recording: &Recording) -> Option<Instant> {
-        let deadline = self.output.deadline()?;
-        let (first, mut writers) = self.output.waiting()?;
-        let unknown = self.coloured && writers.any(|pid| pid > 0 && !recording.knows(pid));
-        Some(if unknown { deadline.max(first + recording::HOLD_COLOUR) } else { deadline })
-    }
 }
 
 /// The state of a notebook.
@@ -199,7 +145,9 @@ pub fn serve(connection: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let front = FrontEnd::bind(&connection)?;
     front.starting();
     // What becomes the zygote is no descendant of ours any more.
-    ember.as_mut().map(Ember::detach);
+    if let Some(ember) = &mut ember {
+        ember.detach();
+    }
     // A standby that has taken over from a dead engine, and what that engine had started, become
     // ours to reap and to end.
     nix::sys::prctl::set_child_subreaper(true)?;
@@ -354,26 +302,6 @@ impl Kernel {
         Flow::Continue
     }
 
-    /// Whether a process is below the supervisor. One that has ended cannot be told any more.
-    fn is_of_a_cell(&self, pid: u32) -> bool {
-        let supervisor = Pid::from_raw(self.far.pid());
-        let below = supervisor.map(procfs::descendants).unwrap_or_default();
-        below.iter().any(|process| process.identity.pid == pid as i32)
-    }
-
-    /// Reaps what was not started here but left to us by a dead engine. The supervisor and the first
-    /// engine are left to their own handles, which wait for them by pid.
-    fn reap_adopted(&self) {
-        let own = [Some(self.far.pid()), self.compiler.spawned_pid()];
-        let zombies = procfs::descendants(Pid::this()).into_iter().filter(|stat| stat.zombie);
-        let adopted = zombies.filter(|stat| stat.parent == Some(Pid::this()));
-        for zombie in adopted.filter(|stat| !own.contains(&Some(stat.identity.pid.as_raw()))) {
-            if let Err(error) = process::reap(zombie.identity.pid) {
-                tracing::warn!(%error, "an adopted process was not reaped");
-            }
-        }
-    }
-
     fn on_supervisor(&mut self) -> io::Result<()> {
         let message = self.far.receive();
         tracing::debug!(?message, "from the supervisor");
@@ -474,81 +402,6 @@ impl Kernel {
             Ok(None) | Err(_) => self.runner_open = false,
         }
         Ok(())
-    }
-
-    fn on_output(&mut self, cell: CellId) {
-        let Some(live) = self.outputs.get_mut(&cell) else { return };
-        live.output.read(&mut self.buffer, READ_AT_ONCE);
-        self.look_at_size(cell);
-    }
-
-    /// Publishes what has waited long enough, and forgets cells that nobody can write to.
-    fn send_ready_output(&mut self, now: Instant) {
-        self.hear_all();
-        for live in self.outputs.values_mut() {
-            if live.deadline(&self.recording).is_some_and(|deadline| deadline <= now) || !live.coloured {
-                let pieces = live.output.ready(now);
-                live.publish(&self.front, &self.recording, pieces);
-            }
-        }
-        let running = self.running_cell();
-        let mut written = 0;
-        self.outputs.retain(|cell, live| {
-            let kept = Some(*cell) == running || !live.output.is_over();
-            written += if kept { 0 } else { live.output.taken() };
-            kept
-        });
-        self.written += written;
-    }
-
-    /// Delivers everything that was written to a cell's sockets before this call. What the worker
-    /// wrote before its function returned is among it: a write to a socket is in its queue when
-    /// write(2) returns, and the worker reports after that.
-    fn deliver_all(&mut self, cell: CellId) {
-        if let Some(live) = self.outputs.get_mut(&cell) {
-            live.deliver(&self.front, &self.recording, &mut self.buffer);
-        }
-    }
-
-    /// Delivers a cell's output at its end: characters that the worker or a dead process has begun
-    /// will never be whole.
-    fn deliver_last(&mut self, cell: CellId) {
-        let Some(live) = self.outputs.get_mut(&cell) else { return };
-        live.output.read(&mut self.buffer, READ_AT_END);
-        let worker = self.worker;
-        live.output.end_characters(|pid| pid == worker || !Path::new(&format!("/proc/{pid}")).exists());
-        let pieces = live.output.take_all();
-        live.publish(&self.front, &self.recording, pieces);
-    }
-
-    /// Ends what a dead supervisor or engine has left to us: everything below this process that is
-    /// neither the supervisor nor compiles.
-    ///
-    /// Who is there is looked up before who compiles. The other way round: the compilers are looked up,
-    /// the engine forks its standby or calls rustc, all that is there is looked up, and the new process,
-    /// which is the engine's, is taken for a stray.
-    ///
-    /// A look that finds nobody is not the last. Our children are read, the worker dies and its children
-    /// become ours, the worker's children are read, and there are none: its children were in neither list. The
-    /// next look finds them. So two looks after each other must have found the same.
-    fn end_strays(&self) {
-        let mut before = Vec::new();
-        for _ in 0..100 {
-            let below = procfs::descendants(Pid::this());
-            let mut spared = self.compiler.processes();
-            spared.push(self.far.pid());
-            let is_stray = |stat: &&procfs::Stat| !stat.zombie && !spared.contains(&stat.identity.pid.as_raw());
-            let strays: Vec<Pid> = below.iter().filter(is_stray).map(|stat| stat.identity.pid).collect();
-            let seen: Vec<_> = below.iter().map(|stat| (stat.identity, stat.zombie)).collect();
-            if strays.is_empty() && seen == before {
-                return;
-            }
-            for stray in strays {
-                // One that has ended by itself in the meantime is not an error.
-                let _ = process::kill(stray, process::Signal::KILL);
-            }
-            before = seen;
-        }
     }
 
     fn leave(mut self) {

@@ -18,11 +18,13 @@ use forklab_worker::messages::{CellId, Limit, Outcome, Reached, Scope, Task, ToS
 use jupyter_protocol::messaging::{DisplayData, ReplyError, UpdateDisplayData};
 
 use super::compiler::Bundle;
-use super::execution::{Stage, is_lost, ran};
+use super::delivery::{LiveOutput, READ_AT_END};
+use super::execution::Stage;
 use super::magics::Script;
 use super::magics::observe::Repeat;
 use super::output::Output;
-use super::{Kernel, LiveOutput, READ_AT_END, bounds, recording, report, show};
+use super::runs::{is_lost, ran};
+use super::{Kernel, bounds, recording, report, show};
 
 /// Between two looks of a person at the progress.
 const PACE: Duration = Duration::from_millis(100);
