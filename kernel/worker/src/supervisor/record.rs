@@ -1,5 +1,6 @@
 //! The record of a cell's processes: the loop's side of it. `tracer` is the thread that follows the
-//! processes, `log` what is known and written down, `stops` that of stopped processes, `delays` how long a run's processes are held to disturb it.
+//! processes, `log` what is known and written down, `zombies` and `stops` the same of zombies and of stopped
+//! processes, `delays` how long a run's processes are held to disturb it.
 //!
 //! What it changes for those who are followed: nobody else can trace them (`strace`, `gdb`), programs
 //! with set-user-ID bits run without that, and calls that fail with EINTR after a stop (epoll_wait(2),
@@ -14,6 +15,7 @@ mod delays;
 mod log;
 mod stops;
 mod tracer;
+mod zombies;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

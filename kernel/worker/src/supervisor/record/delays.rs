@@ -1,9 +1,13 @@
 //! Small delays by which a run's processes are disturbed, so that rare orders of events show. They are
 //! made of a seed: which process, by order of fork, comes to which point how often decides about each, and
-//! nothing else does. What follows from them is the machine's to decide, as ever.
+//! nothing else does. What follows from them is the machine's to decide, as ever. Who holds the processes is the
+//! tracer.
 
 use std::time::Duration;
 
+use forklab_sys::process::Pid;
+
+use super::log::State;
 use crate::messages::CellId;
 
 /// The longest.
@@ -58,6 +62,48 @@ impl Delays {
         };
         let mixed = [number, kind, count].into_iter().fold(mix(self.seed), |state, part| mix(state ^ part));
         if mixed % 4 < pass { Duration::ZERO } else { Duration::from_nanos((mixed >> 2) % LONGEST.as_nanos() as u64) }
+    }
+}
+
+impl State {
+    /// For how long a process is held that has forked.
+    pub fn delay_of_fork(&mut self, process: Pid) -> Duration {
+        let Some(known) = self.processes.get_mut(&process) else { return Duration::ZERO };
+        known.forks += 1;
+        let count = known.forks;
+        self.delay(process, Point::Fork(count))
+    }
+
+    /// For how long a process is held that is another program now.
+    pub fn delay_of_exec(&mut self, process: Pid) -> Duration {
+        let Some(known) = self.processes.get_mut(&process) else { return Duration::ZERO };
+        known.execs += 1;
+        let count = known.execs;
+        self.delay(process, Point::Exec(count))
+    }
+
+    /// For how long a process is held that stops for us: if it has not begun yet.
+    pub fn delay_of_beginning(&mut self, thread: Pid) -> Duration {
+        let begun = self.processes.get_mut(&thread).is_none_or(|known| std::mem::replace(&mut known.begun, true));
+        if begun { Duration::ZERO } else { self.delay(thread, Point::Begin) }
+    }
+
+    /// For how long a process is held whose first thread is about to end.
+    pub fn delay_of_end(&self, thread: Pid) -> Duration {
+        self.delay(thread, Point::End)
+    }
+
+    /// For how long a process is held that hears of this child's end.
+    pub fn delay_of_wait(&self, process: Pid, child: Pid) -> Duration {
+        let Some(delays) = &self.delays else { return Duration::ZERO };
+        let number = self.zombies.iter().rev().find(|zombie| zombie.pid == child && zombie.cell == delays.cell);
+        number.map_or(Duration::ZERO, |zombie| self.delay(process, Point::Wait(zombie.number)))
+    }
+
+    fn delay(&self, process: Pid, point: Point) -> Duration {
+        let known = self.processes.get(&process);
+        let delays = self.delays.as_ref().zip(known).filter(|(delays, known)| delays.cell == known.cell);
+        delays.map_or(Duration::ZERO, |(delays, known)| delays.of(known.number, point))
     }
 }
 

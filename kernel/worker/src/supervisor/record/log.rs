@@ -1,5 +1,6 @@
-//! What is known of the recorded processes, and the events that are made of it. No system calls but
-//! looks into `/proc`; both of the supervisor's threads come here, one at a time.
+//! What is known of the recorded processes, and the events that are made of it. What is asked of the system
+//! here are looks that change nothing; both of the supervisor's threads come here, one at a time. What is
+//! known of zombies is in `zombies`, of stopped processes in `stops`, of delays in `delays`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -7,10 +8,11 @@ use std::time::{Duration, Instant};
 use forklab_record::{Event, Status, What};
 use forklab_sys::process::{ExitStatus, Pid, Signal};
 use forklab_sys::procfs::{command_line, handles, stat};
-use forklab_sys::trace::{Origin, Received, Zombies, exists, now};
+use forklab_sys::trace::{Origin, Received, Zombies, now};
 
-use super::delays::{Delays, Point};
-use super::stops::{Parked, will_speak};
+use super::delays::Delays;
+use super::stops::Parked;
+use super::zombies::Zombie;
 use crate::messages::CellId;
 
 /// So many events of one cell are recorded.
@@ -18,9 +20,6 @@ const MOST_EVENTS: usize = 10_000;
 
 /// So many processes are followed at once. A fork bomb has better to do than to wait for us.
 const MOST_PROCESSES: usize = 250;
-
-/// So many zombies are watched; of more, we look.
-const MOST_WATCHED: usize = 64;
 
 /// So many cells' counts are remembered.
 const CELLS: usize = 50;
@@ -41,26 +40,12 @@ pub struct Process {
     /// Whether it handled SIGCHLD when somebody looked.
     hears_of_children: Option<(Instant, bool)>,
     /// By order of fork in a run that is perturbed.
-    number: u64,
+    pub(super) number: u64,
     /// How often it has forked, and become another program.
-    forks: u64,
-    execs: u64,
+    pub(super) forks: u64,
+    pub(super) execs: u64,
     /// It has been let go for the first time.
-    begun: bool,
-}
-
-/// One that has ended and was not reaped when somebody looked last.
-#[derive(Debug, Clone, Copy)]
-pub struct Zombie {
-    pub pid: Pid,
-    pub parent: Pid,
-    cell: CellId,
-    /// When it ended, as events tell it.
-    since: u64,
-    /// It was still there at a moment at which a parent that waits would have reaped it.
-    pub lasting: bool,
-    /// As its process's.
-    number: u64,
+    pub(super) begun: bool,
 }
 
 /// One cell's record, as far as it was not handed out.
@@ -83,7 +68,7 @@ pub struct State {
     pub parked: HashMap<Pid, Parked>,
     pub zombies: Vec<Zombie>,
     /// Those of whose reaping the system tells.
-    watched: Zombies,
+    pub(super) watched: Zombies,
     /// The supervisor's own children that its tracer has reaped.
     pub reaped_here: Vec<(Pid, ExitStatus)>,
     /// Of the task that runs, or ran last.
@@ -257,86 +242,6 @@ impl State {
         }
     }
 
-    fn reaped(&mut self, zombie: Zombie, by: Pid) {
-        self.watched.forget(zombie.pid);
-        self.note(zombie.cell, by, What::Reaped(zombie.pid.as_raw()));
-    }
-
-    /// This thread group, the supervisor's, has reaped a child of its own.
-    pub fn reaped_by_us(&mut self, pid: Pid, status: ExitStatus) {
-        self.ended(pid, status);
-        if let Some(index) = self.zombies.iter().position(|zombie| zombie.pid == pid) {
-            let zombie = self.zombies.swap_remove(index);
-            self.reaped(zombie, Pid::this());
-        }
-    }
-
-    /// This zombie was reaped by its parent.
-    pub fn reaped_by_parent(&mut self, pid: Pid) {
-        if let Some(index) = self.zombies.iter().position(|zombie| zombie.pid == pid) {
-            let zombie = self.zombies.swap_remove(index);
-            self.reaped(zombie, zombie.parent);
-        }
-    }
-
-    /// Has the system tell when the zombies are reaped that last. The tracer does so before a parent goes on
-    /// that may reap next: the loop would be late on a busy machine, and nobody would know when it did.
-    pub fn watch_zombies(&mut self) {
-        let lasting: Vec<Pid> = self.zombies.iter().filter(|zombie| zombie.lasting).map(|zombie| zombie.pid).collect();
-        if lasting.len() <= self.watched.count() {
-            return;
-        }
-        for pid in lasting {
-            if self.watched.count() >= MOST_WATCHED || self.watched.waits_for(pid) {
-                continue;
-            }
-            if self.watched.add(pid).is_err() && !exists(pid) {
-                self.reaped_by_parent(pid);
-            }
-        }
-    }
-
-    /// Watched zombies were reaped.
-    pub fn hear_of_reaped(&mut self) {
-        while let Some(pid) = self.watched.reaped() {
-            self.reaped_by_parent(pid);
-        }
-    }
-
-    /// Looks which zombies are gone, now that something has happened to this process: the new ones, and
-    /// its own children. Returns whether some have been found to last.
-    pub fn sweep(&mut self, process: Option<Pid>) -> bool {
-        let looked_at = self.zombies.iter().filter(|zombie| !zombie.lasting || Some(zombie.parent) == process);
-        let mut found = false;
-        for pid in looked_at.map(|zombie| zombie.pid).collect::<Vec<Pid>>() {
-            if !exists(pid) {
-                self.reaped_by_parent(pid);
-            } else if let Some(zombie) = self.zombies.iter_mut().find(|zombie| zombie.pid == pid) {
-                found |= !std::mem::replace(&mut zombie.lasting, true);
-            }
-        }
-        found
-    }
-
-    /// Looks which zombies are gone, at a moment at which nothing has happened; those left out that
-    /// have ended so lately that something will, and those whose parents have news for the tracer.
-    pub fn sweep_late(&mut self, lately: Duration) {
-        let before = now().saturating_sub(lately.as_nanos() as u64);
-        let gone = |zombie: &&Zombie| {
-            zombie.since <= before && !exists(zombie.pid) && (lately.is_zero() || !will_speak(self, zombie.parent))
-        };
-        let gone: Vec<Zombie> = self.zombies.iter().filter(gone).copied().collect();
-        // Of those who are watched the system has told when they were gone.
-        self.hear_of_reaped();
-        for zombie in gone {
-            if !self.zombies.iter().any(|known| known.pid == zombie.pid) {
-                continue;
-            }
-            self.gap_in(zombie.cell, "when a zombie was reaped is known to some milliseconds only".to_owned());
-            self.reaped_by_parent(zombie.pid);
-        }
-    }
-
     /// A signal is about to be delivered.
     pub fn signalled(&mut self, process: Pid, received: Received) {
         let signal = received.signal.as_raw();
@@ -374,46 +279,6 @@ impl State {
         self.threads.clear();
         self.parked.clear();
         self.processes.clear();
-    }
-
-    /// For how long a process is held that has forked.
-    pub fn delay_of_fork(&mut self, process: Pid) -> Duration {
-        let Some(known) = self.processes.get_mut(&process) else { return Duration::ZERO };
-        known.forks += 1;
-        let count = known.forks;
-        self.delay(process, Point::Fork(count))
-    }
-
-    /// For how long a process is held that is another program now.
-    pub fn delay_of_exec(&mut self, process: Pid) -> Duration {
-        let Some(known) = self.processes.get_mut(&process) else { return Duration::ZERO };
-        known.execs += 1;
-        let count = known.execs;
-        self.delay(process, Point::Exec(count))
-    }
-
-    /// For how long a process is held that stops for us: if it has not begun yet.
-    pub fn delay_of_beginning(&mut self, thread: Pid) -> Duration {
-        let begun = self.processes.get_mut(&thread).is_none_or(|known| std::mem::replace(&mut known.begun, true));
-        if begun { Duration::ZERO } else { self.delay(thread, Point::Begin) }
-    }
-
-    /// For how long a process is held whose first thread is about to end.
-    pub fn delay_of_end(&self, thread: Pid) -> Duration {
-        self.delay(thread, Point::End)
-    }
-
-    /// For how long a process is held that hears of this child's end.
-    pub fn delay_of_wait(&self, process: Pid, child: Pid) -> Duration {
-        let Some(delays) = &self.delays else { return Duration::ZERO };
-        let number = self.zombies.iter().rev().find(|zombie| zombie.pid == child && zombie.cell == delays.cell);
-        number.map_or(Duration::ZERO, |zombie| self.delay(process, Point::Wait(zombie.number)))
-    }
-
-    fn delay(&self, process: Pid, point: Point) -> Duration {
-        let known = self.processes.get(&process);
-        let delays = self.delays.as_ref().zip(known).filter(|(delays, known)| delays.cell == known.cell);
-        delays.map_or(Duration::ZERO, |(delays, known)| delays.of(known.number, point))
     }
 
     /// A process is not followed any more.

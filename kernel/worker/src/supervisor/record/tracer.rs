@@ -7,9 +7,9 @@
 //!   word (`early`). A parent that is killed before it says it never will: when nothing else is to be
 //!   heard, `/proc` tells who the parent is.
 //! - A new process may be killed before that word, too: its end is kept (`stillborn`) until it comes.
-//! - A process of a run that is perturbed is let go later (`held`), as is a parent whose child stops; the thread goes on hearing of others
-//!   meanwhile, and looks every [`BETWEEN_LOOKS`] whether it is time. One that is killed while it is held
-//!   cannot be let go, and its end is heard of.
+//! - A process of a run that is perturbed is let go later (`held`), as is a parent whose child stops; the
+//!   thread goes on hearing of others meanwhile, and looks every [`BETWEEN_LOOKS`] whether it is time. One that
+//!   is killed while it is held cannot be let go, and its end is heard of.
 //! - A stopped process is let go, see `stops`. Its parent's SIGCHLD tells when it goes on, or a look of the
 //!   loop's does.
 
