@@ -148,7 +148,8 @@ fn finish(args: &InstallArgs, places: &Places, toolchain: &Toolchain, record: &m
     Ok(())
 }
 
-/// Copies the running executable and the far side's to their places, by renames, so that a kernel that runs from there goes on undisturbed.
+/// Copies the running executable and the far side's to their places, by renames, so that a kernel that runs
+/// from there goes on undisturbed.
 fn copy_binary(places: &Places, record: &mut Record) -> Result<(), InstallError> {
     let own = Path::new("/proc/self/exe");
     let content = fs::read(own).map_err(InstallError::file("read", own))?;

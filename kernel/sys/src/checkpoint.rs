@@ -41,7 +41,8 @@ pub enum Copy {
 
 /// Makes the copy; returns when it sleeps, and a second time in the copy when it is woken. In the
 /// copy, `own` leads nowhere. `score` is the copy's [`crate::role::memory_victim_score`] as long as it
-/// sleeps, and [`NAME`] its name, `own_name` the process's own: when the process does away with all memory, the copy must be there yet.
+/// sleeps, and [`NAME`] its name, `own_name` the process's own: when the process does away with all memory,
+/// the copy must be there yet.
 ///
 /// Other threads of this process do not exist in the copy, and a lock that one of them held stays
 /// locked there, as after every fork.

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::process::{self, Fork, Signal};
 
-    /// Of this process and all its threads.
+    /// Of this thread: other tests run in others.
     fn faults() -> i64 {
         nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD)
             .expect("it is ours")
