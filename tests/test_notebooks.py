@@ -8,6 +8,7 @@ the kind of output is compared. What a lesson is about is asked for by name belo
 import re
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -21,6 +22,7 @@ NAMES = [
     "04-dos-hijos",
     "05-pipe-interactivo",
     "06-pipe-bidireccional",
+    "07-observar",
 ]
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -82,6 +84,38 @@ def same(shown: str, committed: str) -> bool:
     return lines[0] == lines[1] or letters[0] == letters[1]
 
 
+def pictures(cell) -> list:
+    """The HTML that a cell shows."""
+    return [output.data["text/html"] for output in cell.outputs if "text/html" in output.get("data", {})]
+
+
+def using(notebook, magic: str) -> list:
+    """The code cells that begin with a magic."""
+    return [cell for cell in code_cells(notebook) if cell.source.split(None, 1)[:1] == [magic]]
+
+
+def lanes(cell) -> int:
+    """How many lanes the only timeline of a cell has."""
+    (html,) = pictures(cell)
+    svg = ElementTree.fromstring(re.search(r"<svg.*</svg>", html, re.DOTALL)[0])
+    return sum(element.get("class") == "fl-lane" for element in svg.iter())
+
+
+class Counted:
+    """What a repeated cell shows: how many runs, how many of them for each order, and how many ended otherwise."""
+
+    def __init__(self, cell):
+        self.text = text_of(cell)
+        assert "forklab-orders" in pictures(cell)[0], self.text
+        self.runs, self.distinct = map(int, re.search(r"(\d+) runs, (\d+) (?:different )?order", self.text).groups())
+        self.counts = [int(count) for count in re.findall(r"^ *(\d+) +[\d.]+ % ", self.text, re.MULTILINE)]
+        different = re.search(r"^(\d+) runs? ended differently", self.text, re.MULTILINE)
+        self.different = int(different[1]) if different else 0
+        # Rare orders have no bar of their own: how many there are, and how often each was seen at least and at most.
+        rest = re.search(r"(\d+) more, seen (\d+)(?: to (\d+))? times? each", self.text)
+        self.rest = [int(number or rest[2]) for number in rest.groups()] if rest else [0, 0, 0]
+
+
 def kinds(cell) -> set:
     return {output.output_type for output in cell.outputs}
 
@@ -113,6 +147,20 @@ def test_the_lesson_shows_what_is_committed(name, runs):
             assert same(text_of(now), text_of(then)), place
 
 
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", ["02-primeros-procesos", "04-dos-hijos", "07-observar"])
+def test_every_run_is_counted_once(name, runs):
+    repeated = using(runs(name), "%%repeat")
+    assert len(repeated) >= 3
+    for cell in repeated:
+        counted = Counted(cell)
+        assert counted.runs == int(cell.source.split()[1]), counted.text
+        more, least, most = counted.rest
+        assert counted.distinct == len(counted.counts) + more, counted.text
+        counts = sum(counted.counts) + counted.different
+        assert counts + more * least <= counted.runs <= counts + more * most, counted.text
+
+
 def test_lesson_1_measures(runs):
     text = all_text(runs("01-procesos"))
     assert re.search(r"CPU\(s\)", text), "lscpu"
@@ -130,6 +178,19 @@ def test_lesson_2_has_five_workers(runs):
     pytest.fail(all_text(runs("02-primeros-procesos")))
 
 
+def test_lesson_2_has_fewer_orders_on_one_processor(runs):
+    free, one, _perturbed = map(Counted, using(runs("02-primeros-procesos"), "%%repeat"))
+    assert one.distinct < free.distinct <= 120, f"{free.text}\n{one.text}"
+
+
+def test_lesson_3_draws_both_zombies(runs):
+    (cell,) = using(runs("03-zombis"), "%%trace")
+    assert lanes(cell) == 3, "the parent and two children"
+    assert pictures(cell)[0].count('class="fl-zombie"') >= 2
+    assert re.search(r"^C1 .* exit 0 +\d+ ms +P\b", text_of(cell), re.MULTILINE), text_of(cell)
+    assert re.search(r"^C2 .* SIGKILL +\d+ ms +P\b", text_of(cell), re.MULTILINE), text_of(cell)
+
+
 def test_lesson_3_shows_the_zombie_and_reaps_it(runs):
     cells = [text_of(cell) for cell in code_cells(runs("03-zombis"))]
     trees = [text for text in cells if "<defunct>" in text]
@@ -145,6 +206,23 @@ def test_lesson_4_is_interleaved(runs):
     assert "SIGTERM" in text and "SIGKILL" in text, "what the exit status says after each"
 
 
+def test_lesson_4_has_as_many_orders_as_there_can_be(runs):
+    lines, torn, whole = map(Counted, using(runs("04-dos-hijos"), "%%repeat"))
+    assert 2 <= lines.distinct <= 6, "three lines of three processes"
+    assert 2 < torn.distinct <= 20, "three pieces and three pieces"
+    assert 1 <= whole.distinct <= 2, "one and the other"
+
+
+@pytest.mark.parametrize("name", ["05-pipe-interactivo", "06-pipe-bidireccional"])
+def test_a_conversation_has_two_lanes(name, runs):
+    (cell,) = using(runs(name), "%%trace")
+    assert lanes(cell) == 2
+    drawn = text_of(cell)
+    for who, mark in [("P", "P: "), ("C1", "H: ")]:
+        assert re.search(rf"{who} +writes “{mark}", drawn), drawn
+        assert not re.search(rf"{who} +writes “(?!{mark})", drawn), f"each line is its writer's:\n{drawn}"
+
+
 def test_lesson_5_answers_in_upper_case(runs):
     text = all_text(runs("05-pipe-interactivo"))
     answers = re.findall(r"H: (.*)", text)
@@ -156,3 +234,36 @@ def test_lesson_6_talks_both_ways(runs):
     text = all_text(runs("06-pipe-bidireccional"))
     assert re.search(r"P: .*42.*hello", text), text
     assert re.search(r"^H: ", text, re.MULTILINE), text
+
+
+def test_lesson_7_draws_every_process(runs):
+    healthy, orphan, leak, twice = using(runs("07-observar"), "%%trace")
+    assert [lanes(cell) for cell in (healthy, orphan, leak, twice)] == [3, 3, 11, 3]
+    assert "forklab-record" in pictures(healthy)[0]
+    for cell in (orphan, twice):
+        assert re.search(r"C2 +is an orphan, adopted by pid \d+", text_of(cell)), text_of(cell)
+    assert "becomes sleep 0.3" in text_of(twice)
+
+
+def test_lesson_7_loses_updates_until_there_is_a_lock(runs):
+    free, _one, locked, _hanging, _cured = map(Counted, using(runs("07-observar"), "%%repeat"))
+    assert free.distinct >= 2, f"some update is lost:\n{free.text}"
+    assert locked.distinct == 1 and "saldo final: 4" in locked.text, locked.text
+
+
+def test_lesson_7_finds_the_deadlock_and_cures_it(runs):
+    notebook = runs("07-observar")
+    _free, _one, _locked, hanging, cured = map(Counted, using(notebook, "%%repeat"))
+    assert hanging.different > 0 and f"{hanging.different} × the cell timed out" in hanging.text, hanging.text
+    assert re.search(r"C1: tengo A\n.*C2: tengo B|C2: tengo B\n.*C1: tengo A", hanging.text), hanging.text
+    assert cured.different == 0, cured.text
+    assert f"{hanging.different} veces de {hanging.runs} se han colgado" in all_text(notebook)
+
+
+def test_lesson_7_counts_in_rust(runs):
+    text = all_text(runs("07-observar"))
+    assert "10 creados, 4 recogidos, 6 sin recoger" in text
+    assert re.search(r"^C2: ha vivido .*, \d+ de ellos adoptado por «", text, re.MULTILINE), text
+    told = re.findall(r"^ *(\d+) veces, saldo final: \d: se han perdido (\d)", text, re.MULTILINE)
+    assert sum(int(count) for count, _lost in told) == 200, text
+    assert sum(int(count) * int(lost) for count, lost in told) == int(re.search(r"perdido (\d+) euros", text)[1])
