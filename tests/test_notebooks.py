@@ -213,12 +213,14 @@ def test_lesson_4_has_as_many_orders_as_there_can_be(runs):
     assert 1 <= whole.distinct <= 2, "one and the other"
 
 
-@pytest.mark.parametrize("name", ["05-pipe-interactivo", "06-pipe-bidireccional"])
-def test_a_conversation_has_two_lanes(name, runs):
+@pytest.mark.parametrize(
+    ("name", "parent", "child"), [("05-pipe-interactivo", "padre: ", "hijo: "), ("06-pipe-bidireccional", "P: ", "H: ")]
+)
+def test_a_conversation_has_two_lanes(name, parent, child, runs):
     (cell,) = using(runs(name), "%%trace")
     assert lanes(cell) == 2
     drawn = text_of(cell)
-    for who, mark in [("P", "P: "), ("C1", "H: ")]:
+    for who, mark in [("P", parent), ("C1", child)]:
         assert re.search(rf"{who} +writes “{mark}", drawn), drawn
         assert not re.search(rf"{who} +writes “(?!{mark})", drawn), f"each line is its writer's:\n{drawn}"
 
