@@ -71,8 +71,9 @@ def all_text(notebook) -> str:
 
 
 def normalised(text: str) -> str:
-    """A text without what differs from run to run: numbers, and the width of columns."""
+    """A text without what differs from run to run: numbers, the width of columns, who has a processor in ps's STAT."""
     text = re.sub(r"\d+([.,:]\d+)*", "N", text)
+    text = re.sub(r"\b[RS](?=s?\+ )", "R/S", text)
     return re.sub(r"[ \t]+", " ", text)
 
 
