@@ -483,7 +483,7 @@ impl Engine {
         })
     }
 
-    /// Answers with what rust-analyzer finds, else with `nothing`. An engine in which it panics leaves then.
+    /// Answers with what rust-analyzer finds, else with `nothing`. An engine in which it panics leaves.
     fn analyse(
         &mut self,
         channel: &Peer,
@@ -491,10 +491,13 @@ impl Engine {
         look: impl FnOnce(&mut CommandContext) -> Option<FromEngine>,
     ) -> io::Result<()> {
         let looked = duplicate(channel).and_then(|copy| self.noise.during(copy, || look(&mut self.context)));
-        let broken = matches!(looked, Ok(Err(_)));
+        if matches!(looked, Ok(Err(_))) {
+            // Without an answer, which the server gives: with one, the next cell would be sent to this engine
+            // and end with it.
+            process::exit_now(BROKEN)
+        }
         let found = looked.ok().and_then(Result::ok).flatten();
-        channel.send(&found.unwrap_or(nothing))?;
-        if broken { process::exit_now(BROKEN) } else { Ok(()) }
+        channel.send(&found.unwrap_or(nothing))
     }
 }
 

@@ -52,6 +52,19 @@ fn the_engines_death_is_an_error_of_its_cell_only() {
     assert_eq!(kernel.client.execute("double(kept) + 1").result(), Some("11"));
 }
 
+/// rust-analyzer has panicked on this completion; whether it does or not, the cell that follows at once runs.
+#[test]
+fn a_completion_that_breaks_the_compiler_costs_no_cell() {
+    let mut kernel = start();
+    kernel.client.execute("use nix::unistd::*;");
+    for code in ["println!(\"x\");\n    ", "println!(\"x\");\n%%tr"] {
+        let asked = json!({"code": code, "cursor_pos": code.len()});
+        let reply = kernel.client.request(Channel::Shell, "complete_request", asked).content;
+        assert_eq!(reply["status"], "ok");
+        assert_eq!(kernel.client.execute("getpid().as_raw() > 0").result(), Some("true"), "after {code}");
+    }
+}
+
 /// The engine that works now: of all processes of that role the oldest living below the server.
 fn engine_of(server: u32) -> u32 {
     children(server, "engine").into_iter().min().expect("the standby took over and is the server's child")

@@ -43,9 +43,14 @@ pub fn title(orders: &Orders) -> String {
     format!("{runs}, {found} by {}", orders.by())
 }
 
+/// From so few runs on, an estimate is said.
+const FEWEST: usize = 20;
+
 /// What the estimate says, in a sentence; empty where it has nothing to say.
 pub fn estimate(orders: &Orders) -> String {
-    let Some(estimate) = orders.estimate().filter(|_| orders.usual_runs() > 1) else { return String::new() };
+    // A handful of runs says nothing about what else there is, and one order nothing about how many there are.
+    let enough = orders.usual_runs() >= FEWEST && orders.distinct() > 1;
+    let Some(estimate) = orders.estimate().filter(|_| enough) else { return String::new() };
     let [total, lower, upper] = [estimate.total, estimate.lower, estimate.upper].map(number);
     let interval = if lower == upper { String::new() } else { format!(", 95 % interval {lower} to {upper}") };
     let numbers = format!("Chao1: {total} in all{interval}");
@@ -53,7 +58,7 @@ pub fn estimate(orders: &Orders) -> String {
     if estimate.singletons == orders.usual_runs() {
         "Every run had an order of its own: how many there are cannot be told from so few.".to_owned()
     } else if unseen < 1.0 {
-        format!("Likely there are no others ({numbers}).")
+        format!("None came only once, so there may be no others on this machine ({numbers}).")
     } else {
         format!("Likely there are at least {} more that no run has had ({numbers}).", words::grouped(unseen as usize))
     }

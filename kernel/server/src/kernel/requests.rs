@@ -151,6 +151,10 @@ impl Kernel {
             return;
         }
         let analysis = Analysis { origin: origin.clone(), kind, code: blank_magics(code), cursor };
+        let line = analysis.code.get(..byte_offset(code, cursor)).and_then(|before| before.rsplit('\n').next());
+        if line.is_some_and(|line| is_blanked(code, byte_offset(code, cursor) - line.len())) {
+            return self.unanswered(&analysis);
+        }
         if self.running.is_some() || matches!(self.compiler.state(), State::Failed(_)) {
             return self.unanswered(&analysis);
         }
@@ -267,9 +271,14 @@ fn execute_request(incoming: Incoming) -> Result<Request, Box<Incoming>> {
     }
 }
 
+/// Whether the line that begins at this byte is no Rust.
+fn is_blanked(code: &str, start: usize) -> bool {
+    code[start..].starts_with(['%', '!'])
+}
+
 /// Magics and `!` lines as blanks of the same length, so that offsets stay.
 fn blank_magics(code: &str) -> String {
-    let blank = |line: &str| if line.starts_with(['%', '!']) { " ".repeat(line.len()) } else { line.to_owned() };
+    let blank = |line: &str| if is_blanked(line, 0) { " ".repeat(line.len()) } else { line.to_owned() };
     code.split('\n').map(blank).collect::<Vec<_>>().join("\n")
 }
 
