@@ -297,7 +297,11 @@ fn nothing_one_run_and_one_order_are_drawn() {
         assert!(text.contains(" by "), "{text}");
     }
     assert!(orders::text(&of(&[50]), 80).contains("the only order"));
-    assert!(orders::html(&of(&[50]), &Options::default()).contains("Likely there are no others"));
+    // What is not known is not said: of one order, and of a handful of runs.
+    for few in [of(&[50]), of(&[3, 2])] {
+        assert!(!orders::html(&few, &Options::default()).contains("Chao1"));
+    }
+    assert!(orders::html(&of(&[30, 20]), &Options::default()).contains("None came only once"));
 }
 
 #[test]
