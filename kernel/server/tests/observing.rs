@@ -295,6 +295,17 @@ fn a_dead_engine_or_supervisor_ends_a_repetition() {
 }
 
 #[test]
+fn a_repetition_that_begins_again_without_a_variable_is_shown_once() {
+    let mut kernel = start();
+    kernel.client.execute("struct S { a: u8 }\nlet s = S { a: 1 };");
+    // The first run finds a variable of the old type, and nothing of it is run.
+    let run = kernel.client.execute("%%repeat 3\nstruct S { b: u8 }\nprintln!(\"x\");");
+    assert_eq!((run.status(), run.of_type("display_data").len()), ("ok", 1), "{:#?}", run.types());
+    let (_, text) = last_display(&run);
+    assert!(text.starts_with("3 runs, 1 order"), "{text}");
+}
+
+#[test]
 fn magics_stack_and_are_completed() {
     let mut kernel = start();
     let run = kernel.client.execute("%%time\n%%trace\n%%repeat 4\n%%limit procs=20\nprintln!(\"x\");");

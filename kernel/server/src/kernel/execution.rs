@@ -74,6 +74,8 @@ pub struct Execution {
     /// `%%repeat`
     pub(super) repeat: Option<Repeat>,
     pub(super) repeating: Option<Repeating>,
+    /// Where its progress is shown, between a first run that has lost variables and the next beginning.
+    pub(super) progress: Option<String>,
     /// It was repeated, and what it defines is not kept.
     pub(super) repeated: bool,
     /// Whose record is the cell's: its own, or that of the last run of a repeated one.
@@ -126,6 +128,7 @@ impl Prepared {
             time: Time::wanted(parsed.time),
             repeat: parsed.repeat,
             repeating: None,
+            progress: None,
             repeated: false,
             record: cell,
         }

@@ -82,6 +82,9 @@ impl Kernel {
     /// The engine has the function that is to be repeated.
     pub(super) fn begin_repeating(&mut self, asked: Repeat, library: PathBuf, function: String) {
         let Some(running) = &mut self.running else { return };
+        // Begun before, without the variables that were lost then: it goes on in the same place.
+        let shown = running.progress.take();
+        let display = shown.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let repeating = Repeating {
             orders: Orders::new(asked.by),
             asked,
@@ -89,16 +92,20 @@ impl Kernel {
             function,
             own: running.cell,
             script: running.script.clone(),
-            display: uuid::Uuid::new_v4().to_string(),
+            display,
             shown: Instant::now(),
             lost: false,
         };
         running.begun.get_or_insert_with(Instant::now);
         if !running.request.content.silent {
-            let origin = running.request.origin.clone();
-            let mut progress = DisplayData::new(show::media(repeating.progress()));
-            progress.transient.get_or_insert_default().display_id = Some(repeating.display.clone());
-            self.front.iopub(Some(&origin), progress);
+            let (origin, progress) = (Some(&running.request.origin), show::media(repeating.progress()));
+            if shown.is_some() {
+                self.front.iopub(origin, UpdateDisplayData::new(progress, &repeating.display));
+            } else {
+                let mut progress = DisplayData::new(progress);
+                progress.transient.get_or_insert_default().display_id = Some(repeating.display.clone());
+                self.front.iopub(origin, progress);
+            }
         }
         running.repeating = Some(repeating);
         self.recording.write_last_run();
@@ -268,6 +275,7 @@ impl Kernel {
         let Some(running) = &mut self.running else { return false };
         if let Some(repeating) = running.repeating.take() {
             running.cell = repeating.own;
+            running.progress = Some(repeating.display);
         }
         let Stage::Running(id) = running.stage else { return false };
         running.stage = Stage::Settling(id);
