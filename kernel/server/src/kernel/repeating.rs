@@ -169,8 +169,10 @@ impl Kernel {
             }
             // Nothing of it has run; the engine makes it anew without them.
             Outcome::Returned(report) if !report.lost_variables.is_empty() => {
-                self.settle_repeating();
-                return self.answer_run(&ran(report));
+                if self.settle_repeating() {
+                    return self.answer_run(&ran(report));
+                }
+                // The engine that has asked for it has died meanwhile: the cell ends below.
             }
             _ => self.count_run(cell, &outcome),
         }

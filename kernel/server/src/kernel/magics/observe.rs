@@ -167,6 +167,9 @@ pub fn export(words: &[String]) -> Result<LineMagic, String> {
     let (mut file, mut format) = (None, None);
     for word in words {
         match word.as_str() {
+            "--chrome" | "--runs" if format.is_some() => {
+                return Err("`%export` writes one format: `--chrome` or `--runs`".to_owned());
+            }
             "--chrome" => format = Some(Format::Chrome),
             "--runs" => format = Some(Format::Runs),
             option if option.starts_with("--") => return Err(no_option("export", option)),
@@ -248,6 +251,7 @@ mod tests {
             ("%export", "needs a file's name"),
             ("%export a b", "second name"),
             ("%export --crome a", "did you mean `--chrome`"),
+            ("%export --runs a --chrome", "one format"),
             ("%record maybe", "`maybe`"),
             ("%timeline 3", "takes nothing"),
         ];
