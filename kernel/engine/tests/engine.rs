@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use forklab_engine::messages::{FromEngine, FromRunner, Ran, ToEngine, ToRunner, Verdict};
 use forklab_sys::channel::Channel;
+use forklab_sys::events::readable;
 use forklab_sys::inherit;
 use forklab_sys::process::{self, Pid, Signal};
 use forklab_sys::role;
@@ -146,20 +147,28 @@ impl Server {
     /// The engine's next message that is not about standbys and crates.
     fn next(&mut self) -> Result<FromEngine, Failure> {
         loop {
-            let received = self.engine.receive()?.ok_or("the engine is gone")?;
-            match received.value {
-                FromEngine::Standby { pid } => {
-                    let fd = received.descriptors.into_iter().next().ok_or("a standby without a channel")?;
-                    self.standby = Some((Pid::from_raw(pid).ok_or("no pid")?, Channel::new(UnixStream::from(fd))));
-                }
-                FromEngine::NoStandby { why } => {
-                    println!("no standby: {why}");
-                    self.standby = None;
-                }
-                FromEngine::Building { .. } => {}
-                other => return Ok(other),
+            if let Some(message) = self.hear()? {
+                return Ok(message);
             }
         }
+    }
+
+    /// The engine's next message; `None` for one about standbys and crates.
+    fn hear(&mut self) -> Result<Option<FromEngine>, Failure> {
+        let received = self.engine.receive()?.ok_or("the engine is gone")?;
+        match received.value {
+            FromEngine::Standby { pid } => {
+                let fd = received.descriptors.into_iter().next().ok_or("a standby without a channel")?;
+                self.standby = Some((Pid::from_raw(pid).ok_or("no pid")?, Channel::new(UnixStream::from(fd))));
+            }
+            FromEngine::NoStandby { why } => {
+                println!("no standby: {why}");
+                self.standby = None;
+            }
+            FromEngine::Building { .. } => {}
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
     }
 
     fn ask(&mut self, code: &str) -> io::Result<()> {
@@ -189,11 +198,29 @@ impl Server {
         ToRunner::Ran(Ran::default())
     }
 
-    /// Evaluates a cell that compiles; the worker says that it ran well.
+    /// Evaluates a cell that compiles; the worker says that it ran well. One that changes nothing of what evcxr
+    /// knows is asked for by the engine itself when it is run again.
     fn evaluate(&mut self, code: &str) -> Result<(), Failure> {
         self.ask(code)?;
+        let again = loop {
+            if readable(&[self.runner.as_fd(), self.engine.as_fd()], None)?[0] {
+                break None;
+            }
+            match self.hear()? {
+                Some(FromEngine::Run { library, .. }) => break Some(library),
+                None => {}
+                other => return Err(format!("no run: {other:?}").into()),
+            }
+        };
+        let is_object = |library: &Path| fs::read(library).is_ok_and(|bytes| bytes.starts_with(b"\x7fELF"));
+        if let Some(library) = again {
+            check(is_object(&library), &library)?;
+            self.engine.send(&ToEngine::Answer(Server::ran()))?;
+            let verdict = self.verdict()?;
+            return check(verdict == Verdict::Repeated, verdict);
+        }
         let library = self.wait_for_run()?;
-        check(fs::read(&library)?.starts_with(b"\x7fELF"), &library)?;
+        check(is_object(&library), &library)?;
         self.runner.send(&Server::ran())?;
         let verdict = self.verdict()?;
         check(matches!(verdict, Verdict::Committed { .. }), verdict)
