@@ -27,8 +27,15 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    with sync_playwright() as playwright, lab.browser_page(playwright) as opened:
+def playwright():
+    """One for all: it does not run twice in a thread."""
+    with sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(playwright):
+    with lab.browser_page(playwright) as opened:
         yield opened
 
 
@@ -122,7 +129,7 @@ CONTRAST = """svg => {
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_a_timeline_and_orders_are_read_in_both_themes(theme, tmp_path, monkeypatch):
+def test_a_timeline_and_orders_are_read_in_both_themes(theme, playwright, tmp_path, monkeypatch):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     cells = [nbformat.v4.new_code_cell(source) for source in (TRACED, REPEATED)]
@@ -132,7 +139,7 @@ def test_a_timeline_and_orders_are_read_in_both_themes(theme, tmp_path, monkeypa
     }
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / "observed.ipynb")
     monkeypatch.setitem(lab.SETTINGS, "apputils-extension/themes", {"theme": f"JupyterLab {theme}"})
-    with sync_playwright() as playwright, lab.browser_page(playwright) as page:
+    with lab.browser_page(playwright) as page:
         with lab.jupyter_lab(folder, tmp_path) as where:
             notebook = lab.Notebook(page, where, "observed.ipynb")
             notebook.clear()
