@@ -136,8 +136,21 @@ class Notebook:
         raise AssertionError("no cell begins")
 
     def clear(self):
-        """Takes away all outputs, so that what is seen later is of this run."""
-        self.menu("Edit", "Clear Outputs of All Cells")
+        """Takes away all outputs, so that what is seen later is of this run. A click may be lost here, too."""
+        for _ in range(10):
+            self.menu("Edit", "Clear Outputs of All Cells")
+            try:
+                self.page.wait_for_function(
+                    """() => {
+                        const panel = document.querySelector(".jp-NotebookPanel:not(.lm-mod-hidden)");
+                        return !panel.querySelector(".jp-CodeCell .jp-OutputArea-child");
+                    }""",
+                    timeout=5000,
+                )
+                return
+            except TimeoutError:
+                continue
+        raise AssertionError("the outputs stay")
 
     @property
     def input_box(self):
