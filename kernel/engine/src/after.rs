@@ -18,6 +18,7 @@ use crate::layout::Layout;
 use crate::order;
 use crate::rewrite::{self, Rewritten};
 use crate::source::{Source, without_literals};
+use crate::superseded::{occurrences, pattern_before};
 use crate::wrapper;
 
 /// Below the build directory: what will be known if the cell that was compiled last runs to its end. Then
@@ -77,8 +78,7 @@ impl After {
         let is_async = head.contains(&".block_on(async {");
         add(&format!("{} {is_async}", call.error_written.is_some()));
         add(&format!("{after:?}"));
-        let state = hexadecimal(state);
-        Some(After { entry: entry.to_owned(), key: digest(key), state, steady })
+        Some(After { entry: entry.to_owned(), key: digest(key), state: hex::encode(state.finalize()), steady })
     }
 
     /// Leaves it in the build directory.
@@ -113,11 +113,7 @@ impl After {
 
 /// A digest by which a text is known.
 pub(crate) fn digest(text: &str) -> String {
-    hexadecimal(Sha256::new_with_prefix(text))
-}
-
-fn hexadecimal(digest: Sha256) -> String {
-    hex::encode(digest.finalize())
+    hex::encode(Sha256::digest(text))
 }
 
 /// The variables after a cell. `None` when the source does not say everything about them.
@@ -157,16 +153,9 @@ fn put(line: &str) -> Option<(&str, &str)> {
 /// Whether the one `let` that has this name in its pattern makes it mutable. `None` if there are several
 /// or none, or where it is not clear.
 fn defined_mutable(code: &str, name: &str) -> Option<bool> {
-    let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '#';
-    let is_pattern = |c: char| c.is_alphanumeric() || " _,()&:{}\n".contains(c);
-    let places = code.match_indices(name).map(|(at, _)| at);
-    let words = places.filter(|at| !code[..*at].ends_with(is_part) && !code[at + name.len()..].starts_with(is_part));
-    let patterns = words.filter_map(|at| {
-        let pattern = &code[code[..at].rfind("let ")? + "let ".len()..at];
-        pattern.chars().all(is_pattern).then(|| pattern.trim_end())
-    });
+    let patterns = occurrences(code, name).filter_map(|at| pattern_before(code, at));
     let [pattern] = patterns.collect::<Vec<_>>()[..] else { return None };
-    let mut words = pattern.rsplit(|c: char| !c.is_alphanumeric() && c != '_');
+    let mut words = pattern.trim_end().rsplit(|c: char| !c.is_alphanumeric() && c != '_');
     match words.next() {
         Some("mut") => words.next().is_none_or(|before| before != "ref").then_some(true),
         Some("ref") => None,

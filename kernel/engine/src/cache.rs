@@ -19,6 +19,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::wrapper;
+
 /// Below the build directory.
 pub(crate) const DIRECTORY: &str = ".forklab-cache";
 const OBJECT: &str = "cell.so";
@@ -180,10 +182,7 @@ impl Entry {
     /// # Errors
     /// Those of copying.
     pub fn copy_object(&self, to: &Path) -> io::Result<()> {
-        match fs::remove_file(to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        wrapper::remove(to)?;
         fs::copy(self.path.join(OBJECT), to).map(drop)
     }
 }

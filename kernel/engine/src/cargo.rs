@@ -101,7 +101,7 @@ impl Job<'_> {
         let key = self.key(&guess.key);
         match self.find(&key) {
             Some(Entry { about: About { outcome: Outcome::Unsuperseded, .. }, .. }) => {}
-            Some(entry) => return self.use_again(&guess, &entry),
+            Some(entry) => return self.use_again(&guess, &key, &entry),
             None => {
                 if let Some(status) = self.known_errors(&guess) {
                     return Ok(status);
@@ -124,8 +124,9 @@ impl Job<'_> {
 
     /// With what has been compiled before, or else by compiling it.
     fn finish(&self, rewritten: &Rewritten) -> io::Result<i32> {
-        if let Some(entry) = self.find(&self.key(&rewritten.key)) {
-            return self.use_again(rewritten, &entry);
+        let key = self.key(&rewritten.key);
+        if let Some(entry) = self.find(&key) {
+            return self.use_again(rewritten, &key, &entry);
         }
         if let Some(status) = self.known_errors(rewritten) {
             return Ok(status);
@@ -163,18 +164,17 @@ impl Job<'_> {
         if self.record.reusable { self.cache.find(key) } else { None }
     }
 
-    fn use_again(&self, rewritten: &Rewritten, entry: &Entry) -> io::Result<i32> {
+    fn use_again(&self, rewritten: &Rewritten, key: &str, entry: &Entry) -> io::Result<i32> {
         let place = self.place()?;
         entry.copy_object(&place)?;
         self.tell(&entry.about.source, &place)?;
-        self.tell_engine(rewritten, entry.path());
+        self.tell_engine(rewritten, key, entry.path());
         Ok(0)
     }
 
     /// Says what evcxr will know after this cell. Without that, the cell's next run is evcxr's, too.
-    fn tell_engine(&self, rewritten: &Rewritten, entry: &Path) {
-        let key = self.key(&rewritten.key);
-        let after = After::of(&self.source, rewritten, &self.key(""), entry, &key);
+    fn tell_engine(&self, rewritten: &Rewritten, key: &str, entry: &Path) {
+        let after = After::of(&self.source, rewritten, &self.key(""), entry, key);
         if let Some(Err(error)) = after.map(|after| after.write(&self.configuration.build)) {
             eprintln!("warning: the cell's next run will be a slow one: {error}");
         }
@@ -195,7 +195,7 @@ impl Job<'_> {
         self.keep(&key, Outcome::Compiled, begun);
         self.tell(self.text, &place)?;
         if let Some(entry) = self.find(&key) {
-            self.tell_engine(rewritten, entry.path());
+            self.tell_engine(rewritten, &key, entry.path());
         }
         Ok(0)
     }

@@ -15,6 +15,7 @@ use forklab_sys::process::Pid;
 
 use crate::record::LIBRARY_VARIABLE;
 use crate::tools;
+use crate::wrapper;
 
 /// Set for cargo's children: the binary is called in rustc's place.
 pub const WRAPPER_VARIABLE: &str = "FORKLAB_RUSTC_WRAPPER";
@@ -126,10 +127,7 @@ pub fn note(places: &Places) -> io::Result<()> {
     }
     let path = places.environment();
     // It holds what the kernel was given, tokens among it, and is no later reader's but ours.
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    wrapper::remove(&path)?;
     File::options().create_new(true).write(true).mode(0o600).open(path)?.write_all(&noted)
 }
 

@@ -34,6 +34,7 @@ use nix::fcntl::OFlag;
 use crate::after::After;
 use crate::messages::{FromRunner, Ran, ToRunner};
 use crate::rewrite::ENTRY;
+use crate::wrapper;
 
 /// The environment variable with the number of the channel's descriptor.
 pub(crate) const CHANNEL_VARIABLE: &str = "FORKLAB_RUNNER_CHANNEL";
@@ -212,10 +213,8 @@ impl Epoch {
     /// Makes the file for the runners of an engine that starts: a new one, since a runner of another
     /// engine may live and hold the old one.
     pub fn begin(path: &Path) -> io::Result<()> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => std::fs::write(path, 0u64.to_le_bytes()),
-        }
+        wrapper::remove(path)?;
+        std::fs::write(path, 0u64.to_le_bytes())
     }
 
     fn recall(path: Option<&Path>) -> Epoch {

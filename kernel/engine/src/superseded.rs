@@ -73,19 +73,21 @@ fn is_defined_first(body: &str, name: &str) -> bool {
         return false;
     }
     let mut words = occurrences(body, name);
-    let Some(first) = words.next() else { return false };
-    let Some(pattern) = body[..first].rfind("let ").map(|at| at + "let ".len()) else { return false };
-    let is_pattern = |c: char| c.is_alphanumeric() || " _,()&:{}\n".contains(c);
-    if !body[pattern..first].chars().all(is_pattern) {
-        return false;
-    }
+    let Some(first) = words.next().filter(|at| pattern_before(body, *at).is_some()) else { return false };
     // The value ends before the first line that does not belong to it; up to the next `;` is no more.
     let end = body[first..].find(';').map_or(body.len(), |offset| first + offset);
     words.next().is_none_or(|second| second > end)
 }
 
+/// What a `let` has before this place in its pattern, if the place is in one.
+pub(crate) fn pattern_before(code: &str, at: usize) -> Option<&str> {
+    let is_pattern = |c: char| c.is_alphanumeric() || " _,()&:{}\n".contains(c);
+    let start = code[..at].rfind("let ")? + "let ".len();
+    Some(&code[start..at]).filter(|pattern| pattern.chars().all(is_pattern))
+}
+
 /// Where a word stands in a text, in literals and comments too.
-fn occurrences<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+pub(crate) fn occurrences<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(word)
         .map(|(at, _)| at)

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use crate::cargo;
 use crate::environment;
+use crate::wrapper;
 
 /// Below the build directory.
 pub(crate) const DIRECTORY: &str = ".forklab-tools";
@@ -59,10 +60,8 @@ pub(crate) fn prepare(build: &Path) -> io::Result<OsString> {
 
 fn link(directory: &Path, name: &str) -> io::Result<()> {
     let link = directory.join(name);
-    match std::fs::remove_file(&link) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => std::os::unix::fs::symlink(environment::executable()?, link),
-    }
+    wrapper::remove(&link)?;
+    std::os::unix::fs::symlink(environment::executable()?, link)
 }
 
 /// rustup as it is, except that the cargo it knows is one of ours. `rustup which cargo`, or with a

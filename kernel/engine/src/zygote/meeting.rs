@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::wrapper;
 use forklab_sys::descriptors;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -146,10 +147,8 @@ impl Meeting {
     /// Listens. For who holds the lock: a socket that lies there is a dead zygote's.
     pub fn listen(&self) -> io::Result<UnixListener> {
         let path = self.file("sock");
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => UnixListener::bind(path),
-        }
+        wrapper::remove(&path)?;
+        UnixListener::bind(path)
     }
 
     /// The socket's inode, by which a zygote sees that it can still be found.
